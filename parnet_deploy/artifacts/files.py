@@ -1,0 +1,176 @@
+"""Write artefacts whole or not at all, and check them by hash when they are read."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TypeVar
+
+from pydantic import BaseModel, ValidationError
+
+from parnet_deploy.errors import ArtifactError, OutputExistsError
+
+ModelT = TypeVar("ModelT", bound=BaseModel)
+
+_MAX_MANIFEST_BYTES = 64 * 2**20
+
+
+def sha256_of_bytes(data: bytes) -> str:
+    """Return the sha256 of `data` in hex."""
+    return hashlib.sha256(data).hexdigest()
+
+
+def sha256_of_file(path: Path) -> str:
+    """Return the sha256 of a file in hex, read in blocks."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def refuse_existing(path: Path, *, force: bool) -> None:
+    """Raise `OutputExistsError` if `path` exists and `force` is not set."""
+    if path.exists() and not force:
+        raise OutputExistsError("the output already exists", where=path, remedy="choose another -o, or pass --force")
+
+
+def _temporary_sibling(path: Path) -> str:
+    parent = path.parent
+    try:
+        parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ArtifactError(f"cannot make the folder ({error.strerror})", where=parent) from error
+    return f".{path.name}.partial-"
+
+
+def _unwritable(path: Path, error: OSError) -> ArtifactError:
+    return ArtifactError(
+        f"cannot be written ({error.strerror or error})", where=path, remedy="check permissions and free space"
+    )
+
+
+@contextmanager
+def replacing_file(path: Path, *, force: bool) -> Iterator[Path]:
+    """Yield a temporary path beside `path` that takes its place only when the block ends well.
+
+    Raises:
+        OutputExistsError: `path` exists and `force` is not set.
+        ArtifactError: the folder cannot be written.
+    """
+    refuse_existing(path, force=force)
+    prefix = _temporary_sibling(path)
+    try:
+        handle, name = tempfile.mkstemp(prefix=prefix, suffix=path.suffix, dir=path.parent)
+    except OSError as error:
+        raise _unwritable(path, error) from error
+    os.close(handle)
+    temporary = Path(name)
+    try:
+        yield temporary
+        _sync(temporary)
+        refuse_existing(path, force=force)
+        temporary.chmod(0o644)
+        temporary.replace(path)
+    except OSError as error:
+        raise _unwritable(path, error) from error
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def replacing_folder(path: Path, *, force: bool) -> Iterator[Path]:
+    """Yield a temporary folder beside `path` that takes its place only when the block ends well.
+
+    An existing folder is replaced (with `force`) by two renames, so that a reader sees the old one or the new one.
+
+    Raises:
+        OutputExistsError: `path` exists and `force` is not set.
+        ArtifactError: the folder cannot be written, or `path` is a file.
+    """
+    refuse_existing(path, force=force)
+    if path.exists() and not path.is_dir():
+        raise OutputExistsError("the output is a file, not a folder", where=path, remedy="choose another -o")
+    if path.is_dir() and any(path.iterdir()) and not any((path / name).exists() for name in MANIFEST_NAMES):
+        raise OutputExistsError(
+            "the folder holds something that this tool did not write", where=path, remedy="choose another -o"
+        )
+    prefix = _temporary_sibling(path)
+    try:
+        temporary = Path(tempfile.mkdtemp(prefix=prefix, dir=path.parent))
+    except OSError as error:
+        raise _unwritable(path, error) from error
+    try:
+        yield temporary
+        for file in temporary.iterdir():
+            if file.is_file():
+                _sync(file)
+        temporary.chmod(0o755)
+        if path.exists():
+            refuse_existing(path, force=force)
+            retired = Path(tempfile.mkdtemp(prefix=prefix, dir=path.parent))
+            path.replace(retired)
+            temporary.replace(path)
+            shutil.rmtree(retired, ignore_errors=True)
+        else:
+            temporary.replace(path)
+    except OSError as error:
+        raise _unwritable(path, error) from error
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+MANIFEST_NAMES = ("bundle.json", "plan.json", "report.json")
+
+
+def _sync(path: Path) -> None:
+    with path.open("rb") as file:
+        os.fsync(file.fileno())
+
+
+def manifest_bytes(manifest: BaseModel) -> bytes:
+    """Serialise a manifest the one way that its hash is taken of: sorted keys, two spaces, a final newline."""
+    return (json.dumps(manifest.model_dump(mode="json"), indent=2, sort_keys=True) + "\n").encode()
+
+
+def write_manifest(path: Path, manifest: BaseModel) -> None:
+    """Write a manifest into a folder that is itself still temporary."""
+    path.write_bytes(manifest_bytes(manifest))
+
+
+def read_manifest(path: Path, schema: type[ModelT], *, kind: str, schema_version: int) -> tuple[ModelT, str]:
+    """Read and validate a manifest; return it with its sha256, the identity of the artefact.
+
+    Raises:
+        ArtifactError: missing, too large, not JSON, of another kind or schema version, or fields that do not fit.
+    """
+    if not path.is_file():
+        raise ArtifactError(f"no {path.name} here, so this is no {kind}", where=path.parent, remedy=f"pass a {kind}")
+    try:
+        if path.stat().st_size > _MAX_MANIFEST_BYTES:
+            raise ArtifactError(f"too large to be the manifest of a {kind}", where=path)
+        data = path.read_bytes()
+        content = json.loads(data)
+    except (ValueError, RecursionError) as error:
+        raise ArtifactError(f"not valid JSON ({error})", where=path, remedy=f"make the {kind} again") from error
+    except OSError as error:
+        raise ArtifactError(f"cannot be read ({error.strerror})", where=path) from error
+    found_kind = content.get("kind") if isinstance(content, dict) else None
+    if found_kind != kind:
+        raise ArtifactError(f"the manifest is of kind {found_kind!r}, not {kind!r}", where=path)
+    found_version = content.get("schema_version")
+    if found_version != schema_version:
+        raise ArtifactError(
+            f"schema version {found_version!r}, but this version of parnet-deploy reads {schema_version}",
+            where=path,
+            remedy=f"make the {kind} again, or use the version of parnet-deploy that wrote it",
+        )
+    try:
+        return schema.model_validate(content), sha256_of_bytes(data)
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_context=False)[0]
+        field = ".".join(str(part) for part in first["loc"])
+        raise ArtifactError(f"field {field!r}: {first['msg']}", where=path, remedy=f"make the {kind} again") from error

@@ -1,0 +1,375 @@
+"""Schemas of the four artefacts: checkpoint card, bundle, plan and report.
+
+Shapes of tensors are per sample, without the batch axis: the batch is the first axis of every tensor and its range
+is the bundle's. Sizes are in bytes, times in milliseconds.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any, Final, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
+
+from parnet_deploy.artifacts.files import sha256_of_file
+from parnet_deploy.errors import ArtifactError
+
+SCHEMA_VERSION: Final = 1
+
+# A name, never a path: no separator, no leading dot.
+FileName = Annotated[str, StringConstraints(pattern=r"^[^./\\\x00-\x1f][^/\\\x00-\x1f]{0,199}$")]
+Sha256 = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
+StageName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$")]
+Precision = Literal["fp32", "fp16"]
+Dtype = Literal["float32", "float16"]
+Positive = Annotated[int, Field(gt=0)]
+
+
+class Frozen(BaseModel):
+    """Immutable and closed: an unknown field is an error, so that a newer or forged manifest is noticed."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class FileRecord(Frozen):
+    """A file of the artefact's own folder, named with its hash."""
+
+    name: FileName
+    sha256: Sha256
+    size_bytes: Annotated[int, Field(ge=0)]
+
+    @classmethod
+    def of(cls, path: Path, *, name: str | None = None) -> Self:
+        """Describe an existing file, under another name if it is still a temporary one."""
+        return cls(name=name or path.name, sha256=sha256_of_file(path), size_bytes=path.stat().st_size)
+
+    def check(self, path: Path) -> None:
+        """Compare the size and hash of the file at `path`, which may have been renamed.
+
+        Raises:
+            ArtifactError: the file is missing or is not the one that was recorded.
+        """
+        if not path.is_file():
+            raise ArtifactError("the file is missing", where=path, remedy="make the artefact again")
+        size_bytes = path.stat().st_size
+        if size_bytes != self.size_bytes:
+            raise ArtifactError(
+                f"{size_bytes} bytes where the manifest says {self.size_bytes}",
+                where=path,
+                remedy="the file was changed or cut short; make the artefact again",
+            )
+        if sha256_of_file(path) != self.sha256:
+            raise ArtifactError(
+                "the sha256 differs from the manifest's", where=path, remedy="the file was changed; make it again"
+            )
+
+
+class Parent(Frozen):
+    """The artefact that this one was made from; `sha256` is of its manifest."""
+
+    kind: Literal["checkpoint", "bundle", "file"]
+    name: str
+    sha256: Sha256
+
+
+class Preprocessing(Frozen):
+    """How an image becomes the network's input: timm's evaluation transform.
+
+    The short side is resized to `floor(size / crop_pct)`, the centre is cropped, then `(x / 255 - mean) / std`.
+    """
+
+    input_size: tuple[Positive, Positive, Positive] = (3, 224, 224)
+    mean: tuple[float, float, float] = (0.485, 0.456, 0.406)
+    std: tuple[float, float, float] = (0.229, 0.224, 0.225)
+    interpolation: Literal["bilinear", "bicubic", "nearest"] = "bilinear"
+    crop_pct: Annotated[float, Field(gt=0, le=1)] = 0.875
+
+
+class NetworkConfig(Frozen):
+    """Everything that fixes a ParNet's graph; section 3 and table A1 of the paper.
+
+    `stem` holds the widths of the blocks up to the first stream, `stem_stride` is 2 for Downsampling blocks (ImageNet)
+    and 1 for RepVGG-SSE blocks (CIFAR form, section 3.3). Stream i+1 has `planes[i]` channels, `num_blocks[i]` blocks
+    and half the resolution of stream i. `last` is the block before the pool: a Downsampling block, or a 1x1
+    convolution in the CIFAR form.
+    """
+
+    stem: Annotated[tuple[Positive, ...], Field(min_length=1, max_length=8)]
+    stem_stride: Literal[1, 2] = 2
+    planes: Annotated[tuple[Positive, ...], Field(min_length=1, max_length=4)]
+    num_blocks: Annotated[tuple[Positive, ...], Field(min_length=1, max_length=4)]
+    last_planes: Positive
+    last: Literal["downsampling", "conv1x1"] = "downsampling"
+    activation: Literal["silu", "relu"] = "silu"
+    in_chans: Positive = 3
+    num_classes: Positive = 1000
+    drop_rate: Annotated[float, Field(ge=0, lt=1)] = 0.0
+
+    @model_validator(mode="after")
+    def _fits(self) -> Self:
+        if len(self.planes) != len(self.num_blocks):
+            raise ValueError("planes and num_blocks must have one entry per stream")
+        if self.stem[-1] != self.planes[0]:
+            raise ValueError("the last stem width must be the first stream's width")
+        # The second Fusion input of a two-group block is shuffled, so each group must split in two again.
+        if len(self.planes) > 1 and any(width % 4 for width in self.planes[1:]):
+            raise ValueError("stream widths from the second on must be multiples of 4 (two groups, shuffled)")
+        if len(self.planes) > 2 and self.planes[0] % 2:
+            raise ValueError("stream widths must be even")
+        return self
+
+    @property
+    def num_streams(self) -> int:
+        """Number of parallel streams, 1 to 4."""
+        return len(self.planes)
+
+    @property
+    def reduction(self) -> int:
+        """Input pixels per output pixel along one side; input sizes must be multiples of it."""
+        halvings = (len(self.stem) if self.stem_stride == 2 else 0) + len(self.planes) - 1
+        return int(2 ** (halvings + (self.last == "downsampling")))
+
+    @property
+    def depth(self) -> int:
+        """Length of the longest path from the image to the logits, in convolution and linear layers."""
+        first = len(self.stem)
+        joined = 0
+        for index, blocks in enumerate(self.num_blocks):
+            own = first + index + blocks
+            joined = own + (self.num_streams > 1) if index == 0 else max(own, joined) + 1
+        return joined + 2
+
+
+class Card(Frozen):
+    """Beside `NAME.safetensors`: what the weights are, how images are prepared and how the checkpoint was made."""
+
+    schema_version: Literal[1] = SCHEMA_VERSION
+    kind: Literal["checkpoint"] = "checkpoint"
+    architecture: str
+    network: NetworkConfig
+    form: Literal["training", "fused"]
+    preprocessing: Preprocessing = Preprocessing()
+    label_names: tuple[str, ...] | None = None
+    weights: FileRecord
+    parent: Parent | None = None
+    metrics: dict[str, float] = {}
+    origin: dict[str, Any] = {}
+
+    @model_validator(mode="after")
+    def _labels_fit(self) -> Self:
+        _check_labels(self.label_names, self.network.num_classes)
+        return self
+
+
+def _check_labels(label_names: tuple[str, ...] | None, num_classes: int) -> None:
+    if label_names is not None and len(label_names) != num_classes:
+        raise ValueError(f"{len(label_names)} label names for {num_classes} classes")
+
+
+class BatchRange(Frozen):
+    """Batch sizes that a bundle or plan takes; a fixed batch has three equal numbers."""
+
+    min: Positive = 1
+    opt: Positive = 1
+    max: Positive = 1
+
+    @model_validator(mode="after")
+    def _ordered(self) -> Self:
+        if not self.min <= self.opt <= self.max:
+            raise ValueError("batch sizes must satisfy MIN <= OPT <= MAX")
+        return self
+
+    @property
+    def is_dynamic(self) -> bool:
+        """Whether more than one batch size is taken."""
+        return self.min != self.max
+
+
+class TensorSpec(Frozen):
+    """A tensor that crosses a stage boundary; `shape` is per sample, without the batch axis."""
+
+    dtype: Dtype
+    shape: tuple[Positive, ...]
+
+    @property
+    def size_bytes(self) -> int:
+        """Bytes of one sample."""
+        size = 4 if self.dtype == "float32" else 2
+        for extent in self.shape:
+            size *= extent
+        return size
+
+
+class Stage(Frozen):
+    """A sub-graph between named tensors: the unit that is placed, built and launched."""
+
+    name: StageName
+    inputs: Annotated[tuple[str, ...], Field(min_length=1)]
+    outputs: Annotated[tuple[str, ...], Field(min_length=1)]
+
+
+class BundleStage(Stage):
+    """A stage with its ONNX file."""
+
+    file: FileRecord
+    node_counts: dict[str, int] = {}
+
+
+class Parity(Frozen):
+    """Largest difference between two sets of numbers; `relative` is max|a-b| / max|a|."""
+
+    max_abs: float
+    relative: float
+
+
+class Graph(Frozen):
+    """What a bundle and the plan made from it share: the network's identity and the tensors between stages."""
+
+    schema_version: Literal[1] = SCHEMA_VERSION
+    name: str
+    parent: Parent
+    form: Literal["training", "fused"]
+    network: NetworkConfig
+    precision: Precision
+    partition: str
+    batch: BatchRange
+    preprocessing: Preprocessing
+    label_names: tuple[str, ...] | None = None
+    input: str = "image"
+    output: str = "logits"
+    tensors: dict[str, TensorSpec]
+
+    @model_validator(mode="after")
+    def _graph_fits(self) -> Self:
+        _check_labels(self.label_names, self.network.num_classes)
+        for name in (self.input, self.output):
+            if name not in self.tensors:
+                raise ValueError(f"tensor {name!r} is not described")
+        if len(self.tensors[self.input].shape) != 3 or self.tensors[self.output].shape != (self.network.num_classes,):
+            raise ValueError("the input must be an image and the output one number per class")
+        return self
+
+
+def check_stages(stages: tuple[Stage, ...], graph: Graph) -> None:
+    """Check that stages form a DAG in topological order from the input to the output.
+
+    Raises:
+        ValueError: a tensor that is unknown, made twice or used before it is made, or a repeated stage name.
+    """
+    ready = {graph.input}
+    names: set[str] = set()
+    for stage in stages:
+        if stage.name in names:
+            raise ValueError(f"stage {stage.name!r} appears twice")
+        names.add(stage.name)
+        for tensor in (*stage.inputs, *stage.outputs):
+            if tensor not in graph.tensors:
+                raise ValueError(f"stage {stage.name!r}: tensor {tensor!r} is not described")
+        for tensor in stage.inputs:
+            if tensor not in ready:
+                raise ValueError(f"stage {stage.name!r} needs {tensor!r} before it is made")
+        for tensor in stage.outputs:
+            if tensor in ready:
+                raise ValueError(f"tensor {tensor!r} is made twice")
+            ready.add(tensor)
+    if graph.output not in ready:
+        raise ValueError(f"no stage makes {graph.output!r}")
+
+
+class Bundle(Graph):
+    """`bundle.json`: one or several ONNX files as a DAG of stages, in topological order."""
+
+    kind: Literal["bundle"] = "bundle"
+    stages: Annotated[tuple[BundleStage, ...], Field(min_length=1)]
+    float32_islands: tuple[str, ...] = ()
+    parity: dict[str, Parity] = {}
+    tools: dict[str, str] = {}
+
+    @model_validator(mode="after")
+    def _stages_fit(self) -> Self:
+        check_stages(self.stages, self)
+        return self
+
+
+class Lane(Frozen):
+    """An in-order queue of commands on one device: a worker thread of the CPU, or a CUDA stream of a GPU."""
+
+    device: Annotated[str, StringConstraints(pattern=r"^(cpu|cuda:[0-9]+)$")]
+    stream: Annotated[int, Field(ge=0)] = 0
+
+    def __str__(self) -> str:
+        return f"{self.device}/{self.stream}"
+
+
+class Launch(Frozen):
+    """Run a stage on its lane."""
+
+    op: Literal["launch"] = "launch"
+    lane: Lane
+    stage: StageName
+
+
+class Copy(Frozen):
+    """Move a tensor between devices, enqueued on `lane`; `cpu` is the host's memory."""
+
+    op: Literal["copy"] = "copy"
+    lane: Lane
+    tensor: str
+    source: str
+    target: str
+
+
+class Record(Frozen):
+    """Mark the point on `lane` that a later `Wait` for `event` is satisfied by."""
+
+    op: Literal["record"] = "record"
+    lane: Lane
+    event: str
+
+
+class Wait(Frozen):
+    """Hold `lane` until `event` was recorded."""
+
+    op: Literal["wait"] = "wait"
+    lane: Lane
+    event: str
+
+
+Command = Annotated[Launch | Copy | Record | Wait, Field(discriminator="op")]
+
+
+class DeviceRecord(Frozen):
+    """The hardware that engines were built for; a plan is refused elsewhere."""
+
+    device: str
+    name: str
+    capability: str
+
+
+class EngineRecord(Frozen):
+    """The engine of one stage."""
+
+    stage: StageName
+    file: FileRecord
+    threads: Positive = 1
+
+
+class Plan(Graph):
+    """`plan.json`: engines for the stages of a bundle, where they run, and the commands that run them."""
+
+    kind: Literal["plan"] = "plan"
+    backend: str
+    backend_version: str
+    devices: Annotated[tuple[DeviceRecord, ...], Field(min_length=1)]
+    stages: Annotated[tuple[Stage, ...], Field(min_length=1)]
+    engines: tuple[EngineRecord, ...]
+    placement: dict[StageName, Lane]
+    schedule: tuple[Command, ...]
+
+    @model_validator(mode="after")
+    def _plan_fits(self) -> Self:
+        check_stages(self.stages, self)
+        names = [stage.name for stage in self.stages]
+        if [engine.stage for engine in self.engines] != names or sorted(self.placement) != sorted(names):
+            raise ValueError("engines and placement must cover every stage, engines in the stages' order")
+        return self
