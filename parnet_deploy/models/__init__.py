@@ -1,0 +1,3 @@
+"""ParNet networks, registered with timm by importing this package, and their checkpoints. Needs torch."""
+
+from parnet_deploy.models import variants as _registered  # noqa: F401
