@@ -1,0 +1,200 @@
+"""Export a checkpoint to a bundle: one graph, cut into the stages of a partition, checked stage by stage."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from importlib.metadata import version
+from pathlib import Path
+
+import numpy as np
+import onnx_ir as ir
+import torch
+from numpy.typing import NDArray
+
+from parnet_deploy import __version__
+from parnet_deploy.artifacts.files import refuse_existing, replacing_folder, write_manifest
+from parnet_deploy.artifacts.folders import OpenCard, open_card
+from parnet_deploy.artifacts.schemas import (
+    BatchRange,
+    Bundle,
+    BundleStage,
+    FileRecord,
+    Parity,
+    Precision,
+    Preprocessing,
+    Stage,
+    TensorSpec,
+)
+from parnet_deploy.errors import CheckFailedError
+from parnet_deploy.export.cleanup import clean, keep_outputs, node_counts
+from parnet_deploy.export.graph import export_graph, named_tensors
+from parnet_deploy.export.half import halve_within, relative_difference
+from parnet_deploy.export.parity import run_graph
+from parnet_deploy.export.stages import extract_stage, tensor_spec, write_stage
+from parnet_deploy.models.checkpoints import load_network
+from parnet_deploy.models.parnet import check_resolution
+from parnet_deploy.planning.partition import IMAGE, LOGITS, partition
+
+# Relative to the largest logit. float32: another order of summation over 12 layers stays near 1e-6. float16: each of 12
+# layers rounds to 11 bits, 5e-4; their sum stays below ten of those.
+PARITY_TOLERANCE: dict[Precision, float] = {"fp32": 1e-5, "fp16": 5e-3}
+
+_TOOLS = ("torch", "onnx", "onnx-ir", "onnxscript", "onnxsim", "onnxruntime")
+
+Progress = Callable[[str], None]
+Arrays = dict[str, NDArray[np.floating]]
+
+
+@dataclass(frozen=True)
+class ExportOptions:
+    """What to export: the partition's name, precision, batch sizes and the square input size in pixels."""
+
+    partition: str = "whole"
+    precision: Precision = "fp32"
+    batch: BatchRange = field(default_factory=BatchRange)
+    resolution: int | None = None
+
+
+def export_bundle(
+    checkpoint: str | Path,
+    output: str | Path,
+    options: ExportOptions | None = None,
+    *,
+    force: bool = False,
+    progress: Progress = lambda _step: None,
+) -> Bundle:
+    """Export a checkpoint to a bundle folder and return its manifest.
+
+    Raises:
+        ArtifactError: the checkpoint is damaged, or the output exists.
+        NetworkError: a resolution that the network cannot take.
+        ExportError: the graph cannot be exported or partitioned.
+        CheckFailedError: ONNX Runtime's numbers differ from torch's beyond `PARITY_TOLERANCE`.
+    """
+    options = options or ExportOptions()
+    output = Path(output)
+    refuse_existing(output, force=force)
+    opened = open_card(Path(checkpoint))
+    card = opened.manifest
+    stages = partition(card.network, options.partition, form=card.form)
+    preprocessing = _at_resolution(card.preprocessing, options.resolution)
+    check_resolution(card.network, *preprocessing.input_size[1:])
+    network = load_network(opened)
+    size = preprocessing.input_size[1:]
+    images = (
+        torch.rand(options.batch.opt, *preprocessing.input_size, generator=torch.Generator().manual_seed(0)) * 2 - 1
+    )
+    expected = {name: tensor.numpy() for name, tensor in named_tensors(network, images).items()}
+
+    progress("exporting the whole graph")
+    exported = export_graph(network, size, options.batch)
+    progress("cleaning the graph")
+    whole = clean(exported, fold_batchnorm=card.form == "fused")
+    keep_outputs(whole, (LOGITS,))
+    feeds: Arrays = {IMAGE: images.numpy()}
+    islands: tuple[str, ...] = ()
+    if options.precision == "fp16":
+        progress("deciding float16")
+        half = halve_within(
+            whole, lambda model, names: run_graph(model, feeds, names), LOGITS, PARITY_TOLERANCE["fp16"]
+        )
+        whole, islands = half.model, half.islands
+
+    with replacing_folder(output, force=force) as folder:
+        made, tensors, parity = _write_stages(
+            whole, stages, folder, feeds, expected, _metadata(opened, preprocessing, options), progress
+        )
+        check_parity(parity, options.precision)
+        bundle = Bundle(
+            name=card.architecture,
+            parent=opened.as_parent(),
+            form=card.form,
+            network=card.network,
+            precision=options.precision,
+            partition=options.partition,
+            batch=options.batch,
+            preprocessing=preprocessing,
+            label_names=card.label_names,
+            tensors=tensors,
+            stages=made,
+            float32_islands=islands,
+            parity=parity,
+            tools={
+                name: version(name) for name in ("torch", "onnx", "onnx-ir", "onnxscript", "onnxsim", "onnxruntime")
+            },
+        )
+        write_manifest(folder / "bundle.json", bundle)
+    return bundle
+
+
+def _random_images(count: int, preprocessing: Preprocessing) -> torch.Tensor:
+    """Draw normalised images `[count, C, H, W]`, the same on every call."""
+    generator = torch.Generator().manual_seed(0)
+    return torch.rand(count, *preprocessing.input_size, generator=generator) * 2 - 1
+
+
+def _at_resolution(preprocessing: Preprocessing, resolution: int | None) -> Preprocessing:
+    if resolution is None:
+        return preprocessing
+    channels = preprocessing.input_size[0]
+    return preprocessing.model_copy(update={"input_size": (channels, resolution, resolution)})
+
+
+def _metadata(opened: OpenCard, preprocessing: Preprocessing, options: ExportOptions) -> dict[str, str]:
+    card = opened.manifest
+    return {
+        "parnet_deploy.version": __version__,
+        "parnet_deploy.architecture": card.architecture,
+        "parnet_deploy.form": card.form,
+        "parnet_deploy.parent_sha256": opened.sha256,
+        "parnet_deploy.partition": options.partition,
+        "parnet_deploy.precision": options.precision,
+        "parnet_deploy.preprocessing": preprocessing.model_dump_json(),
+        "parnet_deploy.label_names": json.dumps(card.label_names),
+    }
+
+
+def _write_stages(
+    whole: ir.Model,
+    stages: tuple[Stage, ...],
+    folder: Path,
+    feeds: Arrays,
+    expected: Arrays,
+    metadata: dict[str, str],
+    progress: Progress,
+) -> tuple[tuple[BundleStage, ...], dict[str, TensorSpec], dict[str, Parity]]:
+    """Cut, write and run every stage, each fed with what the stages before it really made."""
+    ready = dict(feeds)
+    made: list[BundleStage] = []
+    tensors: dict[str, TensorSpec] = {}
+    parity: dict[str, Parity] = {}
+    for stage in stages:
+        progress(f"writing {stage.name}")
+        model = extract_stage(whole, stage)
+        tensors |= {value.name: tensor_spec(value) for value in (*model.graph.inputs, *model.graph.outputs)}  # type: ignore[misc]
+        path = folder / f"{stage.name}.onnx"
+        write_stage(model, path, {**metadata, "parnet_deploy.stage": stage.name})
+        ready |= run_graph(model, {name: ready[name] for name in stage.inputs}, stage.outputs)
+        for name in stage.outputs:
+            parity[name] = _parity(expected[name], ready[name])
+        made.append(BundleStage(**stage.model_dump(), file=FileRecord.of(path), node_counts=node_counts(model)))
+    return tuple(made), tensors, parity
+
+
+def _parity(expected: NDArray[np.floating], found: NDArray[np.floating]) -> Parity:
+    return Parity(
+        max_abs=float(np.abs(expected - found.astype(np.float64)).max()), relative=relative_difference(expected, found)
+    )
+
+
+def check_parity(parity: dict[str, Parity], precision: Precision) -> None:
+    """Raise `CheckFailedError` naming the first tensor, in the order they are made, that is beyond its tolerance."""
+    tolerance = PARITY_TOLERANCE[precision]
+    for name, found in parity.items():
+        if not found.relative <= tolerance:
+            raise CheckFailedError(
+                f"{name} differs from torch by {found.relative:.1e} relative, beyond {tolerance:.0e}",
+                remedy="nothing was written; please report it with the checkpoint's card",
+            )
