@@ -1,0 +1,103 @@
+"""What a backend is: it builds the engine of a stage into a file, loads it, and binds it to memory."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from parnet_deploy.artifacts.schemas import BatchRange, DeviceRecord, Graph, Lane, Stage, TensorSpec
+from parnet_deploy.errors import EngineError
+
+# float32 or float16, as the tensor's specification says.
+Array = NDArray[Any]
+
+
+@dataclass(frozen=True)
+class StageSpec:
+    """What a backend has to know of a stage; `is_alone` if it is the only stage of its plan."""
+
+    name: str
+    inputs: Mapping[str, TensorSpec]
+    outputs: Mapping[str, TensorSpec]
+    batch: BatchRange
+    lane: Lane
+    threads: int
+    is_alone: bool
+
+    @property
+    def tensors(self) -> dict[str, TensorSpec]:
+        """All tensors of the stage."""
+        return {**self.inputs, **self.outputs}
+
+
+def stage_spec(stage: Stage, graph: Graph, lane: Lane, threads: int, *, is_alone: bool) -> StageSpec:
+    """Collect from the graph what belongs to one stage."""
+    return StageSpec(
+        name=stage.name,
+        inputs={name: graph.tensors[name] for name in stage.inputs},
+        outputs={name: graph.tensors[name] for name in stage.outputs},
+        batch=graph.batch,
+        lane=lane,
+        threads=threads,
+        is_alone=is_alone,
+    )
+
+
+class BoundEngine(Protocol):
+    """An engine with fixed memory for its inputs and outputs."""
+
+    def run(self) -> None:
+        """Read the inputs, write the outputs; raise `EngineError` naming the stage if that fails."""
+
+
+class Engine(Protocol):
+    """A loaded engine; several bound engines of it may run at the same time."""
+
+    def bind(self, inputs: Mapping[str, Array], outputs: Mapping[str, Array]) -> BoundEngine:
+        """Bind arrays of one batch size; they are used in place, and kept alive by the bound engine."""
+
+    def close(self) -> None:
+        """Give up the engine's memory and threads, once no bound engine is left."""
+
+
+class Backend(Protocol):
+    """A way to build and run engines."""
+
+    name: str
+    suffix: str
+
+    def version(self) -> str:
+        """Return the version that engines are tied to."""
+
+    def device_records(self, devices: Sequence[str]) -> tuple[DeviceRecord, ...]:
+        """Describe devices of this machine; an engine runs where the capability is the one it was built for."""
+
+    def build(self, onnx_path: Path, spec: StageSpec, engine_path: Path) -> None:
+        """Write the engine of a stage; raise `EngineError` naming the stage if that fails."""
+
+    def load(self, engine_path: Path, spec: StageSpec) -> Engine:
+        """Load an engine; raise `EngineError` naming the stage if that fails."""
+
+
+def check_binding(spec: StageSpec, inputs: Mapping[str, Array], outputs: Mapping[str, Array]) -> None:
+    """Check arrays before their addresses are handed to native code.
+
+    Raises:
+        EngineError: names, dtypes or shapes that are not the stage's, arrays that are not contiguous, or batch sizes
+            that differ or are out of range.
+    """
+    if inputs.keys() != spec.inputs.keys() or outputs.keys() != spec.outputs.keys():
+        raise EngineError(f"stage {spec.name!r} is bound to other tensors than its own")
+    arrays = {**inputs, **outputs}
+    batches = {array.shape[0] if array.ndim else 0 for array in arrays.values()}
+    if len(batches) != 1 or not spec.batch.min <= min(batches) <= spec.batch.max:
+        raise EngineError(f"stage {spec.name!r} is bound to batch sizes {sorted(batches)}")
+    for name, tensor in spec.tensors.items():
+        array = arrays[name]
+        if array.dtype != np.dtype(tensor.dtype) or array.shape[1:] != tensor.shape or not array.flags.c_contiguous:
+            raise EngineError(f"stage {spec.name!r}: the array for {name!r} is not {tensor.dtype}[N, {tensor.shape}]")

@@ -1,0 +1,46 @@
+"""What this machine's processor is, as far as an engine built for it depends on that."""
+
+from __future__ import annotations
+
+import os
+import platform
+from functools import cache
+from pathlib import Path
+
+from parnet_deploy.artifacts.schemas import DeviceRecord
+
+# Widest vectors first: they decide the memory layout that convolutions are compiled to.
+_VECTOR_EXTENSIONS = ("avx512f", "avx2", "avx", "sse4_2", "sve", "asimd", "neon")
+
+
+def available_cores() -> int:
+    """Return how many cores this process may run on."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def parse_cpuinfo(text: str) -> tuple[str | None, frozenset[str]]:
+    """Return the model name and the feature flags of the first processor in the text of `/proc/cpuinfo`."""
+    fields: dict[str, str] = {}
+    for line in text.splitlines():
+        key, _, value = line.partition(":")
+        fields.setdefault(key.strip().lower(), value.strip())
+    flags = fields.get("flags") or fields.get("features") or ""
+    return fields.get("model name") or None, frozenset(flags.split())
+
+
+def describe_capability(machine: str, flags: frozenset[str]) -> str:
+    """Return the architecture and its widest vector extension, as in `x86_64 avx512f`."""
+    return " ".join([machine, *[name for name in _VECTOR_EXTENSIONS if name in flags][:1]])
+
+
+@cache
+def cpu_record() -> DeviceRecord:
+    """Describe this machine's processor; where `/proc/cpuinfo` is missing, by its architecture alone."""
+    path = Path("/proc/cpuinfo")
+    name, flags = parse_cpuinfo(path.read_text(errors="replace") if path.is_file() else "")
+    machine = platform.machine() or "unknown"
+    return DeviceRecord(
+        device="cpu", name=name or platform.processor() or machine, capability=describe_capability(machine, flags)
+    )

@@ -1,0 +1,61 @@
+"""Load the engines of a plan, after checking that the plan belongs to this machine and cannot run out of order."""
+
+from __future__ import annotations
+
+from parnet_deploy.artifacts.folders import OpenPlan
+from parnet_deploy.engines.base import Backend, Engine, stage_spec
+from parnet_deploy.engines.registry import get_backend
+from parnet_deploy.errors import ArtifactError, EngineError
+from parnet_deploy.planning.schedule import check_schedule
+
+_REMEDY = "build the plan again on this machine: parnet-deploy build BUNDLE -o PLAN"
+
+
+def check_plan(plan: OpenPlan, backend: Backend) -> None:
+    """Check that a plan's schedule is sound and that it was built for this backend version and these devices.
+
+    Raises:
+        ArtifactError: a schedule that could run a stage before its inputs are there.
+        EngineError: another version of the backend, or a device of another capability.
+    """
+    manifest, where = plan.manifest, plan.folder / "plan.json"
+    try:
+        check_schedule(manifest.schedule, manifest.stages, manifest.placement, manifest.input, manifest.output)
+    except ValueError as error:
+        raise ArtifactError(f"the schedule is not sound: {error}", where=where, remedy=_REMEDY) from error
+    if manifest.backend_version != backend.version():
+        raise EngineError(
+            f"built with {backend.name} {manifest.backend_version}, and this is {backend.version()}",
+            where=where,
+            remedy=_REMEDY,
+        )
+    devices = {record.device: record for record in manifest.devices}
+    used = sorted({lane.device for lane in manifest.placement.values()})
+    for found in backend.device_records(used):
+        built_for = devices.get(found.device)
+        if built_for is None or built_for.capability != found.capability:
+            wanted = "nothing" if built_for is None else f"{built_for.name} ({built_for.capability})"
+            raise EngineError(
+                f"built for {wanted} as {found.device}, and this is {found.name} ({found.capability})",
+                where=where,
+                remedy=_REMEDY,
+            )
+
+
+def load_engines(plan: OpenPlan) -> dict[str, Engine]:
+    """Load every stage's engine, by stage name.
+
+    Raises:
+        ArtifactError: an unsound schedule.
+        EngineError: an unknown backend, another version or device, or an engine file that does not load.
+        MissingDependencyError: the backend's package is not installed.
+    """
+    backend = get_backend(plan.manifest.backend)
+    check_plan(plan, backend)
+    engines: dict[str, Engine] = {}
+    for stage, record in zip(plan.manifest.stages, plan.manifest.engines, strict=True):
+        lane = plan.manifest.placement[stage.name]
+        is_alone = len(plan.manifest.stages) == 1
+        spec = stage_spec(stage, plan.manifest, lane, record.threads, is_alone=is_alone)
+        engines[stage.name] = backend.load(plan.folder / record.file.name, spec)
+    return engines

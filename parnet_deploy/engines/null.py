@@ -1,0 +1,54 @@
+"""An engine that does nothing, so that what remains is the time of the harness around it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from parnet_deploy.artifacts.schemas import DeviceRecord
+from parnet_deploy.engines.base import Array, StageSpec, check_binding
+
+
+class NullBoundEngine:
+    """Leaves its outputs as they are."""
+
+    def run(self) -> None:
+        """Do nothing."""
+
+
+class NullEngine:
+    """The engine of a stage that is not computed."""
+
+    def __init__(self, spec: StageSpec) -> None:
+        self._spec = spec
+
+    def bind(self, inputs: Mapping[str, Array], outputs: Mapping[str, Array]) -> NullBoundEngine:
+        """Check the arrays as any engine does, and forget them."""
+        check_binding(self._spec, inputs, outputs)
+        return NullBoundEngine()
+
+    def close(self) -> None:
+        """Nothing to give up."""
+
+
+class NullBackend:
+    """Builds empty files. Sessions over them take the calls of real ones and answer zeros."""
+
+    name = "null"
+    suffix = ".null"
+
+    def version(self) -> str:
+        """Return a constant: there is nothing to be incompatible with."""
+        return "1"
+
+    def device_records(self, devices: Sequence[str]) -> tuple[DeviceRecord, ...]:
+        """Describe any device as equally good at doing nothing."""
+        return tuple(DeviceRecord(device=device, name="null", capability="any") for device in devices)
+
+    def build(self, onnx_path: Path, spec: StageSpec, engine_path: Path) -> None:  # noqa: ARG002
+        """Write an empty file."""
+        engine_path.write_bytes(b"")
+
+    def load(self, engine_path: Path, spec: StageSpec) -> NullEngine:  # noqa: ARG002
+        """Return an engine that does nothing."""
+        return NullEngine(spec)

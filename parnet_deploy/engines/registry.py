@@ -1,0 +1,47 @@
+"""Backends by name; a backend's module, and with it its package, is imported when it is first asked for."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import NamedTuple, cast
+
+from parnet_deploy.engines.base import Backend
+from parnet_deploy.errors import EngineError, MissingDependencyError
+
+
+class _Entry(NamedTuple):
+    module: str
+    backend: str
+    # The package that the module imports, and the extra that brings it.
+    package: str | None
+    extra: str | None
+
+
+_BACKENDS = {
+    "onnxruntime": _Entry("parnet_deploy.engines.onnxruntime", "OnnxRuntimeBackend", "onnxruntime", "onnxruntime"),
+    "null": _Entry("parnet_deploy.engines.null", "NullBackend", None, None),
+}
+
+BACKEND_NAMES = tuple(_BACKENDS)
+
+
+def get_backend(name: str) -> Backend:
+    """Return a backend.
+
+    Raises:
+        EngineError: no backend of that name.
+        MissingDependencyError: the backend's package is not installed.
+    """
+    if name not in _BACKENDS:
+        raise EngineError(f"no backend {name!r}", remedy=f"one of: {', '.join(BACKEND_NAMES)}")
+    entry = _BACKENDS[name]
+    try:
+        module = import_module(entry.module)
+    except ImportError as error:
+        if entry.package is None or (error.name or "").split(".")[0] != entry.package:
+            raise
+        raise MissingDependencyError(
+            f"backend {name!r} needs the package {entry.package!r}, which cannot be imported ({error})",
+            remedy=f"pip install 'parnet-deploy[{entry.extra}]'",
+        ) from error
+    return cast(Backend, getattr(module, entry.backend)())

@@ -1,0 +1,199 @@
+"""Execute a plan's schedule on the processor: a thread per lane, and the caller's own thread for one of them."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from queue import SimpleQueue
+from threading import Thread
+from time import perf_counter
+from typing import NamedTuple
+
+import numpy as np
+
+from parnet_deploy.artifacts.schemas import Copy, Lane, Launch, Plan, Record, Wait
+from parnet_deploy.engines.base import Array, BoundEngine, Engine
+from parnet_deploy.errors import EngineError, InferenceError, ParNetError
+from parnet_deploy.planning.schedule import HOST, add_host_sync
+
+# Batch sizes whose bindings a pipeline keeps; the memory is the same for all of them.
+_BOUND_BATCH_SIZES = 8
+
+
+@dataclass(frozen=True)
+class StageTime:
+    """When a stage ran in the `run`-th request, in milliseconds since the start of that request."""
+
+    run: int
+    stage: str
+    lane: Lane
+    start_ms: float
+    end_ms: float
+
+
+# An event as one lane sees it: empty until it is signalled, and emptied by the lane's wait.
+Signal = SimpleQueue[None]
+
+
+class _Step(NamedTuple):
+    """One command, ready to execute: a stage to launch, a signal to wait for, or signals to give."""
+
+    launch: BoundEngine | None
+    stage: str
+    wait: Signal | None
+    signals: tuple[Signal, ...]
+
+
+class Pipeline:
+    """Memory for every tensor of a plan, bound engines over it, and a thread for every lane but one.
+
+    Serves one request at a time. A tensor that one stage writes and another reads is the same memory, so nothing is
+    copied between stages. After every request all signals are used up, also after one that failed, because the lanes
+    then go on through their commands and leave out only the launches.
+    """
+
+    def __init__(self, plan: Plan, engines: Mapping[str, Engine]) -> None:
+        self._plan = plan
+        self._engines = engines
+        self._home = plan.placement[next(stage.name for stage in plan.stages if plan.output in stage.outputs)]
+        self._signals: list[Signal] = []
+        self._lanes = self._compile()
+        self._buffers: dict[str, Array] = {
+            name: np.zeros((plan.batch.max, *tensor.shape), tensor.dtype) for name, tensor in plan.tensors.items()
+        }
+        self._bound: OrderedDict[int, dict[Lane, tuple[_Step, ...]]] = OrderedDict()
+        self._programs: dict[Lane, tuple[_Step, ...]] = {}
+        self._failures: list[tuple[str, Exception]] = []
+        self._trace: list[tuple[str, float, float]] | None = None
+        self._stopped = False
+        self._workers = [
+            Thread(target=self._serve, args=(lane, steps), name=f"parnet {lane}", daemon=True)
+            for lane, steps in self._lanes.items()
+            if lane != self._home
+        ]
+        for worker in self._workers:
+            worker.start()
+
+    @property
+    def is_stopped(self) -> bool:
+        """Whether the pipeline can serve no more requests."""
+        return self._stopped
+
+    def view(self, tensor: str, rows: int) -> Array:
+        """Return the first `rows` samples of a tensor's memory, which the next request overwrites."""
+        return self._buffers[tensor][:rows]
+
+    def run(self, batch: int, trace: list[tuple[str, float, float]] | None = None) -> None:
+        """Run the plan on the first `batch` samples of the input's memory.
+
+        `trace` receives (stage, start, end) of each launch in the seconds of `time.perf_counter`.
+
+        Raises:
+            InferenceError: a stage failed; the pipeline stays usable.
+        """
+        self._programs = self._programs_for(batch)
+        self._failures.clear()
+        self._trace = trace
+        try:
+            self._execute(self._programs[self._home])
+        except BaseException:
+            # An interrupt can strike between any two commands, so nobody knows which signals are used up.
+            self.stop(wait=False)
+            raise
+        if self._failures:
+            stage, error = self._failures[0]
+            reason = error.what if isinstance(error, ParNetError) else f"{type(error).__name__}: {error}"
+            raise InferenceError(f"stage {stage!r} failed: {reason}") from error
+
+    def stop(self, *, wait: bool = True) -> None:
+        """End the worker threads, each after the stage that it is in; `wait` until they have ended."""
+        self._stopped = True
+        for signal in self._signals:
+            # Who waits for it wakes up and sees that the pipeline has stopped.
+            signal.put(None)
+        if wait:
+            for worker in self._workers:
+                worker.join()
+            self._bound.clear()
+            self._programs = {}
+
+    def _compile(self) -> dict[Lane, list[_Step]]:
+        """Turn commands into steps with their signals; the launches are filled in for each batch size."""
+        commands = add_host_sync(self._plan.schedule, self._home)
+        for command in commands:
+            if command.lane.device != HOST or isinstance(command, Copy):
+                raise EngineError(f"this executor runs on the cpu only, and the plan has a {command.op} elsewhere")
+        # A signal for each wait: an event that several lanes wait for is given to each of them.
+        signals: dict[int, Signal] = {}
+        waits: dict[str, list[Signal]] = {}
+        for index, command in enumerate(commands):
+            if isinstance(command, Wait):
+                signals[index] = SimpleQueue()
+                waits.setdefault(command.event, []).append(signals[index])
+        self._signals = list(signals.values())
+        lanes: dict[Lane, list[_Step]] = {self._home: []}
+        for index, command in enumerate(commands):
+            steps = lanes.setdefault(command.lane, [])
+            match command:
+                case Launch():
+                    steps.append(_Step(None, command.stage, None, ()))
+                case Record():
+                    steps.append(_Step(None, "", None, tuple(waits.get(command.event, ()))))
+                case Wait():
+                    steps.append(_Step(None, "", signals[index], ()))
+        return lanes
+
+    def _programs_for(self, batch: int) -> dict[Lane, tuple[_Step, ...]]:
+        programs = self._bound.get(batch)
+        if programs is None:
+            if len(self._bound) == _BOUND_BATCH_SIZES:
+                self._bound.popitem(last=False)
+            programs = self._bound[batch] = {lane: self._bind(steps, batch) for lane, steps in self._lanes.items()}
+        else:
+            self._bound.move_to_end(batch)
+        return programs
+
+    def _bind(self, steps: Sequence[_Step], batch: int) -> tuple[_Step, ...]:
+        stages = {stage.name: stage for stage in self._plan.stages}
+        bound = []
+        for step in steps:
+            if step.stage:
+                stage = stages[step.stage]
+                inputs = {name: self.view(name, batch) for name in stage.inputs}
+                outputs = {name: self.view(name, batch) for name in stage.outputs}
+                step = step._replace(launch=self._engines[stage.name].bind(inputs, outputs))
+            bound.append(step)
+        return tuple(bound)
+
+    def _serve(self, lane: Lane, steps: Sequence[_Step]) -> None:
+        """Serve a lane, request after request; its first command is a wait, as `add_host_sync` sees to."""
+        start = steps[0].wait
+        while start is not None:
+            start.get()
+            if self._stopped or not self._execute(self._programs[lane][1:]):
+                return
+
+    def _execute(self, steps: Sequence[_Step]) -> bool:
+        """Execute a lane's commands for one request; return False if the pipeline was stopped meanwhile."""
+        for launch, stage, wait, signals in steps:
+            if launch is not None:
+                if not self._failures:
+                    self._launch(launch, stage)
+            elif wait is not None:
+                wait.get()
+                if self._stopped:
+                    return False
+            else:
+                for signal in signals:
+                    signal.put(None)
+        return True
+
+    def _launch(self, launch: BoundEngine, stage: str) -> None:
+        start = perf_counter()
+        try:
+            launch.run()
+        except Exception as error:
+            self._failures.append((stage, error))
+        if self._trace is not None:
+            self._trace.append((stage, start, perf_counter()))
