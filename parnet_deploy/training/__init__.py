@@ -1,0 +1,1 @@
+"""Train ParNets: recipes, data pipelines, the loop and evaluation. Needs torch."""
