@@ -1,0 +1,51 @@
+"""A bundle as a predictor: its ONNX files as they are, stage after stage, in ONNX Runtime without optimisation."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from parnet_deploy.artifacts.folders import ArtifactKind, open_bundle
+from parnet_deploy.engines.onnxruntime import open_reference
+
+Array = NDArray[Any]
+
+
+class BundlePredictor:
+    """The reference reading of a bundle, against which engines are compared."""
+
+    kind: ArtifactKind = "bundle"
+
+    def __init__(self, folder: Path) -> None:
+        self._bundle = open_bundle(folder)
+        manifest = self._bundle.manifest
+        self.form = manifest.form
+        self.precision = manifest.precision
+        self.preprocessing = manifest.preprocessing
+        self.label_names = manifest.label_names
+        self.num_classes = manifest.network.num_classes
+        self._sessions = [(stage, open_reference(self._bundle.file_of(stage.name))) for stage in manifest.stages]
+
+    def predict(self, images: Array) -> Array:
+        """Return logits."""
+        return self.predict_tensors(images)[self._bundle.manifest.output]
+
+    def predict_tensors(self, images: Array) -> dict[str, Array]:
+        """Return every tensor between the bundle's stages, and the logits."""
+        batch = self._bundle.manifest.batch
+        chunks = [self._run(images[i : i + batch.max], batch.min) for i in range(0, len(images), batch.max)]
+        return {name: np.concatenate([chunk[name] for chunk in chunks]) for name in chunks[0]}
+
+    def _run(self, images: Array, least: int) -> dict[str, Array]:
+        count = len(images)
+        padding = max(0, least - count)
+        padded = np.concatenate([images, np.zeros((padding, *images.shape[1:]), images.dtype)])
+        tensors: dict[str, Array] = {self._bundle.manifest.input: padded}
+        for stage, session in self._sessions:
+            made = session.run(list(stage.outputs), {name: tensors[name] for name in stage.inputs})
+            tensors |= dict(zip(stage.outputs, made, strict=True))
+        del tensors[self._bundle.manifest.input]
+        return {name: array[:count] for name, array in tensors.items()}

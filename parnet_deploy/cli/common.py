@@ -1,0 +1,89 @@
+"""What the commands share: option types, the two consoles, one sink for results."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console, RenderableType
+from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+
+ForceOption = Annotated[bool, typer.Option("--force", help="Replace the output if it exists.")]
+JsonOption = Annotated[bool, typer.Option("--json", help="Write machine-readable JSON to stdout; logs go to stderr.")]
+PlanArgument = Annotated[Path, typer.Argument(help="Plan folder.", show_default=False)]
+CheckpointArgument = Annotated[Path, typer.Argument(help="Checkpoint (.safetensors).", show_default=False)]
+
+
+_UNWRAPPED = 1000
+
+
+def stdout() -> Console:
+    """Return the console for results; where stdout is no terminal, lines are as long as they need to be."""
+    return Console(width=None if sys.stdout.isatty() else _UNWRAPPED, highlight=False)
+
+
+def stderr() -> Console:
+    """Return the console for logs and progress."""
+    return Console(stderr=True, width=None if sys.stderr.isatty() else _UNWRAPPED, highlight=False)
+
+
+def emit(result: Any, rendered: RenderableType, *, as_json: bool) -> None:
+    """Write a command's result to stdout: JSON for machines, or what was rendered for people."""
+    if as_json:
+        sys.stdout.write(json.dumps(result, indent=2, default=str) + "\n")
+    else:
+        stdout().print(rendered)
+
+
+@contextmanager
+def spinner(description: str) -> Iterator[Progress]:
+    """Show a progress line on stderr while the block runs; it disappears at the end."""
+    console = stderr()
+    progress = Progress(
+        SpinnerColumn(),
+        TextColumn("{task.description}"),
+        TimeElapsedColumn(),
+        console=console,
+        transient=True,
+        disable=not console.is_terminal,
+    )
+    with progress:
+        progress.add_task(description)
+        yield progress
+
+
+def describe(progress: Progress, text: str) -> None:
+    """Change the text of a spinner."""
+    progress.update(progress.task_ids[0], description=text)
+
+
+@contextmanager
+def progress_bar(description: str, total: int) -> Iterator[Progress]:
+    """Show a progress bar on stderr; call `progress.advance(progress.task_ids[0])` for each step."""
+    console = stderr()
+    progress = Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        TextColumn("{task.completed}/{task.total}"),
+        TimeElapsedColumn(),
+        console=console,
+        transient=True,
+        disable=not console.is_terminal,
+    )
+    with progress:
+        progress.add_task(description, total=total)
+        yield progress
+
+
+def format_bytes(size: float) -> str:
+    """Format a size in bytes with a binary unit."""
+    for unit in ("B", "KiB", "MiB"):
+        if size < 1024:
+            return f"{size:.0f} {unit}" if unit == "B" else f"{size:.1f} {unit}"
+        size /= 1024
+    return f"{size:.1f} GiB"

@@ -1,0 +1,52 @@
+"""`parnet-deploy init`: random weights with random batch norm statistics."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from parnet_deploy.cli.common import ForceOption, JsonOption, emit, spinner
+from parnet_deploy.cli.import_ import ActivationName
+
+
+def init(
+    model: Annotated[str, typer.Argument(help="A registered variant; see: parnet-deploy models", show_default=False)],
+    output: Annotated[Path, typer.Option("--output", "-o", help="Checkpoint to write (.safetensors).")],
+    seed: Annotated[int, typer.Option(help="The same seed gives the same weights.")] = 0,
+    classes: Annotated[int | None, typer.Option(min=1, help="Number of classes.")] = None,
+    activation: Annotated[ActivationName | None, typer.Option(help="Activation; the variant's own is SiLU.")] = None,
+    resolution: Annotated[int | None, typer.Option(min=1, help="Input size in pixels, square.")] = None,
+    force: ForceOption = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Write a checkpoint with random weights, to try the tool and to benchmark.
+
+    Example: parnet-deploy init parnet_l --seed 0 -o parnet_l.safetensors
+    """
+    from parnet_deploy.artifacts.files import refuse_existing
+    from parnet_deploy.models.checkpoints import save_checkpoint
+    from parnet_deploy.models.initialization import create_random_network
+    from parnet_deploy.models.parnet import check_resolution
+    from parnet_deploy.models.variants import get_variant
+
+    refuse_existing(output, force=force)
+    variant = get_variant(model)
+    changes = {"num_classes": classes, "activation": activation.value if activation else None}
+    network = variant.network.model_copy(update={k: v for k, v in changes.items() if v is not None})
+    preprocessing = variant.preprocessing
+    if resolution is not None:
+        check_resolution(network, resolution, resolution)
+        size = (preprocessing.input_size[0], resolution, resolution)
+        preprocessing = preprocessing.model_copy(update={"input_size": size})
+    with spinner(f"drawing {model}"):
+        card = save_checkpoint(
+            output,
+            create_random_network(network, seed),
+            architecture=model,
+            preprocessing=preprocessing,
+            origin={"made_by": "parnet-deploy init", "seed": seed},
+            force=force,
+        )
+    emit(card.model_dump(mode="json"), f"{output}: {model} with random weights, seed {seed}", as_json=as_json)

@@ -1,0 +1,61 @@
+"""`parnet-deploy run`: classify images with a plan."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from parnet_deploy.cli.common import JsonOption, PlanArgument, emit
+
+
+def run(
+    plan: PlanArgument,
+    images: Annotated[list[Path], typer.Argument(help="Images (jpeg, png, ...) or folders.", show_default=False)],
+    top: Annotated[int, typer.Option("--top", "-k", min=1, help="How many classes to show.")] = 5,
+    as_json: JsonOption = False,
+) -> None:
+    """Classify images: the most likely classes with their labels and probabilities.
+
+    Example: parnet-deploy run plan cat.jpg holiday/ --top 3
+    """
+    import numpy as np
+    from rich.table import Table
+
+    from parnet_deploy.runtime import Session
+    from parnet_deploy.runtime.preprocess import find_images, load_images
+
+    paths = [path for given in images for path in find_images(given)]
+    results: list[dict[str, Any]] = []
+    with Session.open(plan) as session:
+        labels = session.plan.label_names
+        step = session.plan.batch.max
+        for start in range(0, len(paths), step):
+            chunk = paths[start : start + step]
+            logits = session.infer(load_images(chunk, session.plan.preprocessing)).astype(np.float64)
+            exponents = np.exp(logits - logits.max(axis=1, keepdims=True))
+            probabilities = exponents / exponents.sum(axis=1, keepdims=True)
+            for path, row in zip(chunk, probabilities, strict=True):
+                best = np.argsort(-row, kind="stable")[:top]
+                results.append(
+                    {
+                        "image": str(path),
+                        "top": [
+                            {
+                                "class": int(i),
+                                "label": labels[i] if labels else f"class {i}",
+                                "probability": float(row[i]),
+                            }
+                            for i in best
+                        ],
+                    }
+                )
+    table = Table("image", "label", "probability", "", box=None)
+    for result in results:
+        for rank, entry in enumerate(result["top"]):
+            bar = "█" * round(20 * entry["probability"])
+            table.add_row(
+                Path(result["image"]).name if rank == 0 else "", entry["label"], f"{entry['probability']:7.2%}", bar
+            )
+    emit(results, table, as_json=as_json)

@@ -1,0 +1,138 @@
+"""The commands on bad input: one clear error, exit 2, no traceback, nothing lost and nothing half-written."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+
+NAMES = ["trained", "fused", "plain", "whole", "split", "plan_plain", "plan_whole", "plan_split"]
+
+
+def refused(found, *fragments: str) -> None:
+    assert found.exit_code == 2
+    assert "Traceback" not in found.stderr
+    assert found.stdout == ""
+    for fragment in ("error:", *fragments):
+        assert fragment in found.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "fragments"),
+    [
+        (["fuse", "{missing}", "-o", "{out}.safetensors"], ["no such checkpoint"]),
+        (["fuse", "{trained}", "-o", "{out}.pt"], ["must end in .safetensors"]),
+        (["fuse", "{plain}", "-o", "{out}.safetensors"], ["no such checkpoint"]),
+        (["import", "{missing}", "-o", "{out}.safetensors"], ["no such file"]),
+        (["import", "{trained}", "-o", "{out}.safetensors"], ["holds no 'state_dict'"]),
+        (["init", "parnet_q", "-o", "{out}.safetensors"], ["no model 'parnet_q'", "parnet_l"]),
+        (["init", "parnet_l", "-o", "{out}.safetensors", "--resolution", "100"], ["multiples of 32", "96x96"]),
+        (["export", "{fused}", "-o", "{out}", "--resolution", "30"], ["multiples of 4", "32x32"]),
+        (["export", "{fused}", "-o", "{out}", "--partition", "halves"], ["no partition 'halves'", "shared-stem"]),
+        (["export", "{fused}", "-o", "{out}", "--split-streams", "--partition", "terms"], ["disagree"]),
+        (["export", "{trained}", "-o", "{out}", "--partition", "terms"], ["fuse the checkpoint first"]),
+        (["export", "{fused}", "-o", "{out}", "--dynamic-batch", "4:2:1"], ["MIN:OPT:MAX"]),
+        (["export", "{fused}", "-o", "{out}", "--dynamic-batch", "many"], ["MIN:OPT:MAX"]),
+        (["export", "{fused}", "-o", "{out}", "--dynamic-batch", "1:2:3", "--batch", "2"], ["exclude each other"]),
+        (["export", "{fused}", "-o", "{whole}"], ["already exists", "--force"]),
+        (["build", "{fused}", "-o", "{out}"], ["no bundle.json"]),
+        (["build", "{plan_whole}", "-o", "{out}"], ["no bundle"]),
+        (["build", "{whole}", "-o", "{out}", "--backend", "magic"], ["no backend 'magic'", "onnxruntime"]),
+        (["build", "{whole}", "-o", "{plan_whole}"], ["already exists", "--force"]),
+        (["run", "{whole}", "{image}"], ["no plan.json"]),
+        (["run", "{plan_whole}", "{missing}"], ["no such file or folder"]),
+        (["run", "{plan_whole}", "{trained}"], ["image"]),
+        (["verify", "{trained}", "{missing}"], ["no such file or folder"]),
+        (["verify", "{trained}", "{folder}"], ["no bundle.json or plan.json"]),
+        (["evaluate", "{plan_whole}", "{missing}"], ["no such folder"]),
+        (["inspect", "{missing}"], ["no such file or folder"]),
+        (["serve-bench", "{missing}"], ["plan"]),
+        (["train", "--data", "{missing}", "-o", "{out}.safetensors"], ["no such folder"]),
+        (["train", "--data", "digits", "-o", "{trained}"], ["already exists", "--force"]),
+    ],
+)
+def test_refused(cli, pipeline, tmp_path: Path, arguments: list[str], fragments: list[str]) -> None:
+    (tmp_path / "image.png").write_bytes(b"not a picture")
+    before = {path: path.stat().st_mtime_ns for path in pipeline["trained"].parent.rglob("*")}
+    places = {name: str(path) for name, path in pipeline.items()}
+    places |= {"missing": str(tmp_path / "nothing"), "out": str(tmp_path / "out"), "folder": str(tmp_path)}
+    places["image"] = str(tmp_path / "image.png")
+    refused(cli(*(argument.format(**places) for argument in arguments)), *fragments)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["image.png"]
+    assert {path: path.stat().st_mtime_ns for path in pipeline["trained"].parent.rglob("*")} == before
+
+
+def test_usage_errors_exit_2(cli) -> None:
+    for arguments in (["fuse"], ["nonsense"], ["export", "x", "--precision", "fp8"], ["init", "parnet_s"]):
+        found = cli(*arguments)
+        assert found.exit_code == 2
+        assert found.stdout == ""
+        assert "Traceback" not in found.stderr
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_changed_file_is_noticed(cli, pipeline, tmp_path: Path, name: str) -> None:
+    source = pipeline[name]
+    if source.is_dir():
+        copy = tmp_path / name
+        shutil.copytree(source, copy)
+        victim = next(path for path in sorted(copy.iterdir()) if path.suffix == ".onnx")
+    else:
+        copy = victim = tmp_path / source.name
+        shutil.copy(source, copy)
+        shutil.copy(source.with_suffix(".json"), copy.with_suffix(".json"))
+    data = bytearray(victim.read_bytes())
+    data[len(data) // 2] ^= 1
+    victim.write_bytes(data)
+    refused(cli("inspect", copy), "sha256 differs")
+    victim.write_bytes(data[:-1])
+    refused(cli("inspect", copy), "bytes where the manifest says")
+    victim.unlink()
+    refused(cli("inspect", copy))
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_changed_manifest_is_noticed(cli, pipeline, tmp_path: Path, name: str) -> None:
+    source = pipeline[name]
+    if source.is_dir():
+        copy = tmp_path / name
+        shutil.copytree(source, copy)
+        manifest = copy / ("plan.json" if name.startswith("plan") else "bundle.json")
+    else:
+        copy = tmp_path / source.name
+        shutil.copy(source, copy)
+        manifest = copy.with_suffix(".json")
+        shutil.copy(source.with_suffix(".json"), manifest)
+    text = manifest.read_text()
+    content = json.loads(text)
+    for change, fragment in (
+        ({"schema_version": 2}, "schema version 2"),
+        ({"kind": "report"}, "'report'"),
+        ({"unknown_field": 1}, "unknown_field"),
+        ({"network": {**content["network"], "planes": [16, 32]}}, "network"),
+        ({"label_names": ["just one"]}, "label names"),
+    ):
+        manifest.write_text(json.dumps({**content, **change}))
+        refused(cli("inspect", copy), fragment)
+    manifest.write_text(text[: len(text) // 2])
+    refused(cli("inspect", copy), "not valid JSON")
+    manifest.write_text("[" * 100_000)
+    refused(cli("inspect", copy), "not valid JSON")
+
+
+def test_paths_in_a_manifest_are_refused(cli, pipeline, tmp_path: Path) -> None:
+    copy = tmp_path / "bundle"
+    shutil.copytree(pipeline["whole"], copy)
+    for name in ("../secret.onnx", "/etc/passwd", "a/b.onnx", "..", ".hidden", "a\\b.onnx", ""):
+        content = json.loads((pipeline["whole"] / "bundle.json").read_text())
+        content["stages"][0]["file"]["name"] = name
+        (copy / "bundle.json").write_text(json.dumps(content))
+        refused(cli("inspect", copy), "file.name")
+
+
+def test_debug_shows_the_traceback(cli, tmp_path: Path) -> None:
+    found = cli("--debug", "inspect", tmp_path / "nothing")
+    assert found.exit_code == 2
+    assert "Traceback" in found.stderr
