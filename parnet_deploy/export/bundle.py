@@ -27,6 +27,7 @@ from parnet_deploy.artifacts.schemas import (
     Stage,
     TensorSpec,
 )
+from parnet_deploy.datasets.synthetic import random_images
 from parnet_deploy.errors import CheckFailedError
 from parnet_deploy.export.cleanup import clean, keep_outputs, node_counts
 from parnet_deploy.export.graph import export_graph, named_tensors
@@ -83,17 +84,15 @@ def export_bundle(
     check_resolution(card.network, *preprocessing.input_size[1:])
     network = load_network(opened)
     size = preprocessing.input_size[1:]
-    images = (
-        torch.rand(options.batch.opt, *preprocessing.input_size, generator=torch.Generator().manual_seed(0)) * 2 - 1
-    )
-    expected = {name: tensor.numpy() for name, tensor in named_tensors(network, images).items()}
+    images = random_images(preprocessing, options.batch.opt)
+    expected = {name: tensor.numpy() for name, tensor in named_tensors(network, torch.from_numpy(images)).items()}
 
     progress("exporting the whole graph")
     exported = export_graph(network, size, options.batch)
     progress("cleaning the graph")
     whole = clean(exported, fold_batchnorm=card.form == "fused")
     keep_outputs(whole, (LOGITS,))
-    feeds: Arrays = {IMAGE: images.numpy()}
+    feeds: Arrays = {IMAGE: images}
     islands: tuple[str, ...] = ()
     if options.precision == "fp16":
         progress("deciding float16")
@@ -127,12 +126,6 @@ def export_bundle(
         )
         write_manifest(folder / "bundle.json", bundle)
     return bundle
-
-
-def _random_images(count: int, preprocessing: Preprocessing) -> torch.Tensor:
-    """Draw normalised images `[count, C, H, W]`, the same on every call."""
-    generator = torch.Generator().manual_seed(0)
-    return torch.rand(count, *preprocessing.input_size, generator=generator) * 2 - 1
 
 
 def _at_resolution(preprocessing: Preprocessing, resolution: int | None) -> Preprocessing:

@@ -21,9 +21,9 @@ def clean(model: ir.Model, *, fold_batchnorm: bool) -> ir.Model:
     `fold_batchnorm` lets onnxsim fold a batch norm into the convolution before it. It is off for the training form,
     which is exported as it was trained.
     """
+    optimizer.optimize(model)
     pool_by_one_node(model)
     name_by_scope(model)
-    optimizer.optimize(model)
     simplified, ok = onnxsim.simplify(ir.to_proto(model), skip_fuse_bn=not fold_batchnorm)
     if not ok:
         raise ExportError("onnxsim could not verify its simplification")

@@ -44,7 +44,8 @@ def halve(model: ir.Model, islands: frozenset[str] = frozenset()) -> ir.Model:
                 node.replace_input_with(index, casts[value, wanted])
         for value in node.outputs:
             if value.dtype == _FLOAT:
-                value.dtype = wanted
+                # Not `value.dtype = ..`: clones share their type objects with the source.
+                value.type = ir.TensorType(wanted)
     for index, value in enumerate(list(graph.outputs)):
         if value.dtype == _HALF:
             graph.outputs[index] = _widened_output(graph, value)
@@ -67,7 +68,7 @@ def _converted(graph: ir.Graph, value: ir.Value, wanted: ir.DataType, before: ir
         return made
     cast = ir.node("Cast", [value], {"to": wanted}, name=f"{value.name}/Cast_{suffix}")
     cast.outputs[0].name = f"{value.name}/{suffix}"
-    cast.outputs[0].dtype, cast.outputs[0].shape = wanted, value.shape
+    cast.outputs[0].type, cast.outputs[0].shape = ir.TensorType(wanted), value.shape
     graph.insert_before(before, cast)
     return cast.outputs[0]
 
@@ -77,7 +78,7 @@ def _widened_output(graph: ir.Graph, value: ir.Value) -> ir.Value:
     value.name = f"{name}/half"
     cast = ir.node("Cast", [value], {"to": _FLOAT}, name=f"{name}/Cast")
     cast.outputs[0].name = name
-    cast.outputs[0].dtype, cast.outputs[0].shape = _FLOAT, value.shape
+    cast.outputs[0].type, cast.outputs[0].shape = ir.TensorType(_FLOAT), value.shape
     graph.append(cast)
     return cast.outputs[0]
 

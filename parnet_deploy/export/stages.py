@@ -28,8 +28,19 @@ def extract_stage(model: ir.Model, stage: Stage) -> ir.Model:
     except (ValueError, KeyError) as error:
         raise ExportError(f"stage {stage.name!r} is no sub-graph of the exported network ({error})") from error
     graph.name = stage.name
+    _order_initializers(graph)
     graph.opset_imports.update({"": OPSET})
     return ir.Model(graph, ir_version=_IR_VERSION, producer_name="parnet-deploy")
+
+
+def _order_initializers(graph: ir.Graph) -> None:
+    """List weights in the order of their first use, so that the same graph always gives the same bytes."""
+    used = dict.fromkeys(value.name for node in graph for value in node.inputs if value is not None)
+    weights = dict(graph.initializers)
+    graph.initializers.clear()
+    for name in used:
+        if name in weights:
+            graph.initializers.add(weights[name])
 
 
 def write_stage(model: ir.Model, path: Path, metadata: Mapping[str, str]) -> None:

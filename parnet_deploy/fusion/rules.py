@@ -85,9 +85,9 @@ def fuse_fusion(block: blocks.FusionBlock, unshuffled: bool) -> fused.FusedFusio
         border_bias += algebra.shift_response(kernel, shift, groups=2)
         gate_bias += algebra.shift_response(gate, shift, groups=2)
         _set_term(term, algebra.scale_input(kernel, scale, groups=2), algebra.scale_input(gate, scale, groups=2))
-    _set(made.border_bias, border_bias)
-    _set(made.bias, 2 * bias)
-    _set(made.gate_bias, gate_bias)
+    _set(made.join.border_bias, border_bias)
+    _set(made.join.bias, 2 * bias)
+    _set(made.join.gate_bias, gate_bias)
     return made
 
 

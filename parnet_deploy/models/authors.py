@@ -55,9 +55,8 @@ def import_checkpoint(
     weights = {re.sub(r"^(module\.)+", "", str(key)): value for key, value in weights.items()}
     settings = _read_settings(config) if config is not None else _settings_of(content.get("args"))
     chosen, reason = resolve_activation(activation, settings, None if config is None else config.name)
-    cfg = infer_config(weights, path).model_copy(
-        update={"activation": chosen, "drop_rate": float((settings or {}).get("dropout_lin") or 0.0)}
-    )
+    drop_rate = _drop_rate_of(settings, config or path)
+    cfg = infer_config(weights, path).model_copy(update={"activation": chosen, "drop_rate": drop_rate})
     _check_settings(settings, cfg, config or path)
     model = ParNet(cfg)
     renamed = {rename_weight(key, cfg): value for key, value in weights.items()}
@@ -130,6 +129,13 @@ def _read_settings(path: Path) -> Mapping[str, Any]:
     return settings
 
 
+def _drop_rate_of(settings: Mapping[str, Any] | None, where: Path) -> float:
+    value = (settings or {}).get("dropout_lin") or 0.0
+    if not isinstance(value, int | float) or not 0 <= value < 1:
+        raise CheckpointError(f"dropout_lin is {value!r}, not a number from 0 up to 1", where=where)
+    return float(value)
+
+
 def resolve_activation(
     override: Activation | None, settings: Mapping[str, Any] | None, config_name: str | None
 ) -> tuple[Activation, str]:
@@ -142,7 +148,7 @@ def resolve_activation(
         return override, "as requested"
     if settings is not None and "additional_branches" in settings:
         branches = settings["additional_branches"]
-        literal = "swish" in branches if isinstance(branches, list | str) else False
+        literal = "swish" in branches if isinstance(branches, list | tuple | str) else False
         source = config_name or "the file's own arguments"
         return ("silu" if literal else "relu"), f"additional_branches = {branches!r} in {source}, read as released"
     return "relu", (
@@ -156,7 +162,7 @@ def _check_settings(settings: Mapping[str, Any] | None, cfg: NetworkConfig, wher
         return
     found = {"planes": [*cfg.planes, cfg.last_planes], "num_blocks": [*(n + 1 for n in cfg.num_blocks), 1]}
     for name, value in found.items():
-        if name in settings and list(settings[name]) != value:
+        if name in settings and settings[name] not in (value, tuple(value)):
             raise CheckpointError(
                 f"{name} is {settings[name]}, but the weights have {value}",
                 where=where,
@@ -167,10 +173,10 @@ def _check_settings(settings: Mapping[str, Any] | None, cfg: NetworkConfig, wher
 def infer_config(weights: Mapping[str, Tensor], where: Path) -> NetworkConfig:
     """Infer the configuration from the weights' names and shapes alone; the activation is left at its default."""
 
-    def shape(key: str) -> tuple[int, ...]:
-        if key not in weights:
+    def shape(key: str, axes: int = 4) -> tuple[int, ...]:
+        if key not in weights or weights[key].ndim != axes:
             raise CheckpointError(
-                f"the weight {key} is missing, so this is no ParNet of the released code",
+                f"the weight {key} is missing or has no {axes} axes, so this is no ParNet of the released code",
                 where=where,
                 remedy="pass a .pth.tar file of the authors' release",
             )
@@ -184,7 +190,7 @@ def infer_config(weights: Mapping[str, Tensor], where: Path) -> NetworkConfig:
     )
     num_streams = count(r"streams\.(\d+)\.")
     levels = tuple(shape(f"inits.{i}.block.rbr_dense.conv.weight")[0] for i in range(1, num_streams))
-    num_classes, last_planes = shape("head.fc.weight")
+    num_classes, last_planes = shape("head.fc.weight", axes=2)
     try:
         return NetworkConfig(
             stem=stem,

@@ -68,7 +68,7 @@ def _biased_conv(like: nn.Conv2d, weight: Tensor, bias: Tensor) -> nn.Conv2d:
     merged = nn.Conv2d(like.in_channels, like.out_channels, size, stride, padding=size // 2, groups=like.groups)
     merged.to(device=like.weight.device, dtype=like.weight.dtype)
     merged.load_state_dict({"weight": weight, "bias": bias})
-    return merged
+    return merged.requires_grad_(like.weight.requires_grad).train(like.training)
 
 
 def _kernel_of(conv: nn.Conv2d) -> tuple[Tensor, Tensor]:
@@ -113,7 +113,7 @@ class ConvBranches(nn.Module):
             return
         self.merged = _biased_conv(self.dense.conv, *self.merged_kernel())
         self.dense = self.pointwise = None
-        self.pool = nn.Identity()
+        self.pool = nn.Identity().train(self.training)
 
 
 class RepVGGSSEBlock(nn.Module):

@@ -38,12 +38,14 @@ def save_checkpoint(
 
     Raises:
         OutputExistsError: either file exists and `force` is not set.
-        CheckpointError: the path does not end in .safetensors, or a weight is not finite.
+        CheckpointError: the path does not end in .safetensors, or the weights could not be loaded again: not float32,
+            not finite, merged by timm, or without a classifier.
     """
     if path.suffix != ".safetensors":
         raise CheckpointError("the name of a checkpoint must end in .safetensors", where=path)
     refuse_existing(card_path_of(path), force=force)
     weights = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
+    check_weights(_network_without_data(model.cfg, model.form), weights, path)
     _check_finite(weights, path)
     with replacing_file(path, force=force) as temporary:
         safetensors.torch.save_file(weights, temporary, metadata={"format": "pt"})
@@ -82,11 +84,15 @@ def load_network(opened: OpenCard) -> ParNet:
     except (SafetensorError, OSError, ValueError) as error:
         raise CheckpointError(f"not readable as safetensors ({error})", where=path) from error
     _check_finite(weights, path)
-    with torch.device("meta"):
-        model = ParNet(opened.manifest.network, opened.manifest.form)
+    model = _network_without_data(opened.manifest.network, opened.manifest.form)
     check_weights(model, weights, path)
     model.load_state_dict(weights, assign=True)
     return model.requires_grad_(False).eval()
+
+
+def _network_without_data(cfg: NetworkConfig, form: Form) -> ParNet:
+    with torch.device("meta"):
+        return ParNet(cfg, form)
 
 
 def check_weights(model: ParNet, weights: dict[str, Tensor], where: Path) -> None:
@@ -94,9 +100,13 @@ def check_weights(model: ParNet, weights: dict[str, Tensor], where: Path) -> Non
     expected = model.state_dict()
     for name in sorted(expected.keys() | weights.keys()):
         if name not in weights:
-            raise CheckpointError(f"the weight {name} is missing", where=where, remedy="the card describes another net")
+            raise CheckpointError(
+                f"the weight {name} is missing", where=where, remedy="these weights are of another network"
+            )
         if name not in expected:
-            raise CheckpointError(f"unexpected weight {name}", where=where, remedy="the card describes another network")
+            raise CheckpointError(
+                f"unexpected weight {name}", where=where, remedy="these weights are of another network"
+            )
         if weights[name].shape != expected[name].shape or weights[name].dtype != expected[name].dtype:
             raise CheckpointError(
                 f"{name} is {list(weights[name].shape)} {weights[name].dtype}, "

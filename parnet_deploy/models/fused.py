@@ -68,37 +68,45 @@ class FusionTerm(nn.Module):
         return sum(conv(half) for conv, half in zip(self.convs, halves, strict=True)), gate
 
 
-class FusedFusionBlock(nn.Module):
-    """The sum of two terms, one per input, plus a bias that differs at the border, times the gate.
+class FusionJoin(nn.Module):
+    """Sum the terms of both inputs and a bias that differs at the border, gate and activate.
 
     `border_bias` is `[out, 1, 3, 3]`: what each kernel tap adds where it lies inside the image. Summed over the taps
-    inside, it is the per-pixel bias that the inputs' batch norm shifts leave behind a zero-padded convolution. The
-    output's channels are not shuffled; the consumer absorbs that.
+    inside, it is the per-pixel bias that the inputs' batch norm shifts leave behind a zero-padded convolution.
     """
 
-    def __init__(self, in_chans: int, out_chans: int, activation: Activation, stride: int, *, split: bool) -> None:
+    def __init__(self, out_chans: int, activation: Activation, stride: int) -> None:
         super().__init__()
         self.stride = stride
-        self.stream = FusionTerm(in_chans, out_chans, stride, split=False)
-        self.finer = FusionTerm(in_chans, out_chans, stride, split=split)
         self.bias = nn.Parameter(torch.zeros(1, out_chans, 1, 1))
         self.border_bias = nn.Parameter(torch.zeros(out_chans, 1, 3, 3))
         self.gate_bias = nn.Parameter(torch.zeros(1, out_chans, 1, 1))
         self.act = create_activation(activation)
 
-    def bias_map(self, stream: Tensor) -> Tensor:
-        """Return the per-pixel bias `[1, out, H', W']` for inputs of `stream`'s size."""
-        inside = stream.new_ones((1, 1, *stream.shape[2:]))
+    def bias_map(self, size: tuple[int, int]) -> Tensor:
+        """Return the per-pixel bias `[1, out, H / stride, W / stride]` for inputs of `size` (H, W)."""
+        inside = self.border_bias.new_ones((1, 1, *size))
         return F.conv2d(inside, self.border_bias, stride=self.stride, padding=1) + self.bias
 
-    def join(self, bias_map: Tensor, stream: tuple[Tensor, Tensor], finer: tuple[Tensor, Tensor]) -> Tensor:
-        """Sum the terms of both inputs, gate and activate."""
+    def forward(self, size: tuple[int, int], stream: tuple[Tensor, Tensor], finer: tuple[Tensor, Tensor]) -> Tensor:
+        """Join the terms of inputs of `size` (H, W)."""
         gate = torch.sigmoid(stream[1] + finer[1] + self.gate_bias)
-        return self.act((stream[0] + finer[0] + bias_map) * gate)  # type: ignore[no-any-return]
+        return self.act((stream[0] + finer[0] + self.bias_map(size)) * gate)  # type: ignore[no-any-return]
+
+
+class FusedFusionBlock(nn.Module):
+    """One term per input, joined. The output's channels are not shuffled; the consumer absorbs that."""
+
+    def __init__(self, in_chans: int, out_chans: int, activation: Activation, stride: int, *, split: bool) -> None:
+        super().__init__()
+        self.stream = FusionTerm(in_chans, out_chans, stride, split=False)
+        self.finer = FusionTerm(in_chans, out_chans, stride, split=split)
+        self.join = FusionJoin(out_chans, activation, stride)
 
     def forward(self, stream: Tensor, finer: Tensor) -> Tensor:
         """Fuse a stream's output with the fusion of the finer streams."""
-        return self.join(self.bias_map(stream), self.stream(stream), self.finer(finer))
+        size = (stream.shape[2], stream.shape[3])
+        return self.join(size, self.stream(stream), self.finer(finer))  # type: ignore[no-any-return]
 
 
 class FusedPointwiseBlock(nn.Module):

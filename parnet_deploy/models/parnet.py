@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from pydantic import ValidationError
 from torch import Tensor, nn
 
 from parnet_deploy.artifacts.schemas import NetworkConfig
@@ -61,6 +62,15 @@ def check_resolution(cfg: NetworkConfig, height: int, width: int) -> None:
         )
 
 
+def _replace_fields(cfg: NetworkConfig, overrides: dict[str, Any]) -> NetworkConfig:
+    try:
+        return NetworkConfig.model_validate({**cfg.model_dump(), **overrides})
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_context=False)[0]
+        field = ".".join(str(part) for part in first["loc"]) or "the network"
+        raise NetworkError(f"{field}: {first['msg']}", remedy="see the fields of NetworkConfig") from error
+
+
 class ClassifierHead(nn.Module):
     """Global average pool, dropout and the linear layer at depth 12."""
 
@@ -86,8 +96,7 @@ class ParNet(nn.Module):
         no_head = overrides.get("num_classes") == 0
         if no_head:
             overrides.pop("num_classes")
-        cfg = NetworkConfig.model_validate({**cfg.model_dump(), **overrides})
-        self.cfg = cfg
+        self.cfg = cfg = _replace_fields(cfg, overrides)
         self.form = form
         self.num_classes = 0 if no_head else cfg.num_classes
         self.num_features = self.head_hidden_size = cfg.last_planes
@@ -166,8 +175,7 @@ class ParNet(nn.Module):
             return {names.fusion_name(i): block(stream, finer)}
         terms = block.stream(stream), block.finer(finer)
         made = dict(zip(names.term_names(i, "stream") + names.term_names(i, "finer"), terms[0] + terms[1], strict=True))
-        # The map depends on the input's size alone, so it belongs to whichever stage joins the terms.
-        return made | {names.fusion_name(i): block.join(block.bias_map(stream), *terms)}
+        return made | {names.fusion_name(i): block.join((stream.shape[2], stream.shape[3]), *terms)}
 
     def _block(self, name: str) -> nn.Module:
         return self._modules[name]  # type: ignore[return-value]
@@ -197,12 +205,11 @@ class ParNet(nn.Module):
         if output_fmt != "NCHW":
             raise NetworkError(f"output format {output_fmt!r}", remedy="use NCHW")
         count = len(self.feature_info)
-        if indices is None:
-            wanted = list(range(count))
-        elif isinstance(indices, int):
-            wanted = list(range(count - indices, count))
-        else:
-            wanted = [index % count for index in indices]
+        if isinstance(indices, int):
+            indices = range(-indices, 0)
+        wanted = range(count) if indices is None else indices
+        if any(not -count <= index < count for index in wanted):
+            raise NetworkError(f"features {list(wanted)} of {count}", remedy=f"use indices from 0 to {count - 1}")
         tensors = self.forward_boundaries(x)
         features = [tensors[self.feature_info[index]["module"]] for index in wanted]
         return features if intermediates_only else (tensors["last"], features)
@@ -219,6 +226,5 @@ class ParNet(nn.Module):
         if num_classes:
             self.cfg = self.cfg.model_copy(update={"num_classes": num_classes})
         reference = next(self.last.parameters())
-        self.head = ClassifierHead(self.num_features, num_classes, self.cfg.drop_rate).to(
-            device=reference.device, dtype=reference.dtype
-        )
+        head = ClassifierHead(self.num_features, num_classes, self.cfg.drop_rate).train(self.training)
+        self.head = head.to(device=reference.device, dtype=reference.dtype)
