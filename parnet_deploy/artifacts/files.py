@@ -111,16 +111,28 @@ def replacing_folder(path: Path, *, force: bool) -> Iterator[Path]:
         temporary.chmod(0o755)
         if path.exists():
             refuse_existing(path, force=force)
-            retired = Path(tempfile.mkdtemp(prefix=prefix, dir=path.parent))
-            path.replace(retired)
-            temporary.replace(path)
-            shutil.rmtree(retired, ignore_errors=True)
+            _exchange_folder(path, temporary, prefix)
         else:
             temporary.replace(path)
     except OSError as error:
         raise _unwritable(path, error) from error
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _exchange_folder(path: Path, temporary: Path, prefix: str) -> None:
+    """Put `temporary` in the place of `path`; where that fails, the old folder comes back."""
+    retired = Path(tempfile.mkdtemp(prefix=prefix, dir=path.parent))
+    try:
+        path.replace(retired)
+        temporary.replace(path)
+    except OSError:
+        if not path.exists():
+            retired.replace(path)
+        raise
+    finally:
+        if path.exists():
+            shutil.rmtree(retired, ignore_errors=True)
 
 
 MANIFEST_NAMES = ("bundle.json", "plan.json", "report.json")
