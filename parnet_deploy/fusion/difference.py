@@ -18,9 +18,9 @@ from parnet_deploy.models.variants import VARIANTS, architecture_of
 from parnet_deploy.planning.partition import LOGITS, fusion_name
 
 # Fusion is exact algebra, so both forms differ by rounding alone, which through twelve layers of some thousand products
-# each comes to some ten units in the last place: over the registered variants 1e-15 to 4e-15 in float64 (unit 2.2e-16)
-# and 4e-7 to 2e-6 in float32 (unit 1.2e-7). The tolerances leave a margin for ill-scaled networks and lie far below what
-# a dropped or misplaced term does. float64 is the proof of the algebra; float32 shows what is deployed.
+# each comes to some ten units in the last place: over the registered variants 1e-15 to 4e-15 in float64 (unit
+# 2.2e-16) and 4e-7 to 2e-6 in float32 (unit 1.2e-7). The tolerances leave a margin for ill-scaled networks and lie far
+# below what a dropped or misplaced term does. float64 proves the algebra; float32 shows what is deployed.
 FLOAT64_TOLERANCE = 1e-12
 FLOAT32_TOLERANCE = 1e-5
 
