@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 
+import torch
 from torch import nn
 
 from parnet_deploy.errors import FusionError
@@ -29,9 +30,8 @@ def fuse(model: nn.Module) -> ParNet:
         )
     if model.form == "fused":
         return model
-    made = ParNet(model.cfg, form="fused", num_classes=model.num_classes)
-    reference = next(model.parameters())
-    made.to(device=reference.device, dtype=reference.dtype)
+    with torch.device("meta"):  # every child is replaced, so no weight need be allocated or drawn
+        made = ParNet(model.cfg, form="fused", num_classes=model.num_classes)
     for name, child in model.named_children():
         setattr(made, name, _fuse_child(name, child, unshuffled=_reads_unshuffled(model, name)))
     return made.requires_grad_(False).eval()
