@@ -209,10 +209,15 @@ class Stage(Frozen):
 
 
 class BundleStage(Stage):
-    """A stage with its ONNX file."""
+    """A stage with its ONNX file.
+
+    `gflop` counts two operations per multiply-accumulate of convolutions and linear layers, for one sample; a bundle of
+    an older version does not say.
+    """
 
     file: FileRecord
     node_counts: dict[str, int] = {}
+    gflop: Annotated[float, Field(ge=0)] | None = None
 
 
 class Parity(Frozen):

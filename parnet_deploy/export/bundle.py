@@ -32,6 +32,7 @@ from parnet_deploy.errors import CheckFailedError
 from parnet_deploy.export.cleanup import clean, keep_outputs, node_counts
 from parnet_deploy.export.graph import export_graph, named_tensors
 from parnet_deploy.export.half import halve_within, relative_difference
+from parnet_deploy.export.operations import count_gflop
 from parnet_deploy.export.parity import run_graph
 from parnet_deploy.export.stages import extract_stage, tensor_spec, write_stage
 from parnet_deploy.models.checkpoints import load_network
@@ -172,7 +173,14 @@ def _write_stages(
         ready |= run_graph(model, {name: ready[name] for name in stage.inputs}, stage.outputs)
         for name in stage.outputs:
             parity[name] = _parity(expected[name], ready[name])
-        made.append(BundleStage(**stage.model_dump(), file=FileRecord.of(path), node_counts=node_counts(model)))
+        made.append(
+            BundleStage(
+                **stage.model_dump(),
+                file=FileRecord.of(path),
+                node_counts=node_counts(model),
+                gflop=count_gflop(model),
+            )
+        )
     return tuple(made), tensors, parity
 
 
