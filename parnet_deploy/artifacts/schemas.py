@@ -352,11 +352,12 @@ class DeviceRecord(Frozen):
 
 
 class EngineRecord(Frozen):
-    """The engine of one stage."""
+    """The engine of one stage; `layers` counts what it was built from by type, where the backend tells."""
 
     stage: StageName
     file: FileRecord
     threads: Positive = 1
+    layers: dict[str, int] = {}
 
 
 class Plan(Graph):
@@ -365,6 +366,7 @@ class Plan(Graph):
     kind: Literal["plan"] = "plan"
     backend: str
     backend_version: str
+    build_options: dict[str, str | int | bool] = {}
     devices: Annotated[tuple[DeviceRecord, ...], Field(min_length=1)]
     stages: Annotated[tuple[Stage, ...], Field(min_length=1)]
     engines: tuple[EngineRecord, ...]

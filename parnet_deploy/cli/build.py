@@ -1,51 +1,160 @@
-"""`parnet-deploy build`: a bundle becomes a plan of engines for this machine."""
+"""`parnet-deploy build`: a bundle becomes a plan of engines for this machine, or for GPUs elsewhere."""
 
 from __future__ import annotations
 
+from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from parnet_deploy.cli.common import ForceOption, JsonOption, describe, emit, format_bytes, spinner
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from parnet_deploy.artifacts.schemas import Plan
+
+
+class FlavourName(StrEnum):
+    """The full TensorRT, or TensorRT for RTX."""
+
+    tensorrt = "tensorrt"
+    rtx = "rtx"
+
+
+class CompatibilityName(StrEnum):
+    """Which other GPUs an engine of the full TensorRT shall run on."""
+
+    ampere_plus = "ampere-plus"
+    same_compute_capability = "same-compute-capability"
+
+
+_TENSORRT = "TensorRT"
 
 
 def build(
     bundle: Annotated[Path, typer.Argument(help="Bundle folder.", show_default=False)],
     output: Annotated[Path, typer.Option("--output", "-o", help="Plan folder to write.")],
     backend: Annotated[
-        str, typer.Option(help="Which engines: onnxruntime, or null to time the harness.")
+        str, typer.Option(help="Which engines: onnxruntime, tensorrt, or null to time the harness.")
     ] = "onnxruntime",
     threads: Annotated[
         int | None, typer.Option(min=1, help="Cores that the plan may use; default: all that this process has.")
     ] = None,
+    devices: Annotated[
+        str | None,
+        typer.Option(metavar="0,1,2", help="GPUs, a lane on each; default: a stream of cuda:0 for each branch."),
+    ] = None,
+    compute_capability: Annotated[
+        str | None,
+        typer.Option(
+            metavar="86,89,120",
+            help="Build for these GPUs without having one (TensorRT for RTX).",
+            rich_help_panel=_TENSORRT,
+        ),
+    ] = None,
+    trt_flavour: Annotated[
+        FlavourName | None, typer.Option(help="Default: what is installed.", rich_help_panel=_TENSORRT)
+    ] = None,
+    workspace: Annotated[
+        int | None,
+        typer.Option(min=1, metavar="MIB", help="Scratch memory of an engine in MiB.", rich_help_panel=_TENSORRT),
+    ] = None,
+    optimization_level: Annotated[
+        int | None, typer.Option(min=0, max=5, help="How long to search; default: 3.", rich_help_panel=_TENSORRT)
+    ] = None,
+    hardware_compatible: Annotated[
+        CompatibilityName | None, typer.Option(help="Run on other GPUs too.", rich_help_panel=_TENSORRT)
+    ] = None,
+    version_compatible: Annotated[
+        bool, typer.Option("--version-compatible", help="Run on later versions too.", rich_help_panel=_TENSORRT)
+    ] = False,
+    refit: Annotated[
+        bool, typer.Option("--refit", help="Weights can be exchanged later.", rich_help_panel=_TENSORRT)
+    ] = False,
+    detailed_profiling: Annotated[
+        bool, typer.Option("--detailed-profiling", help="Keep layer details.", rich_help_panel=_TENSORRT)
+    ] = False,
+    tf32: Annotated[
+        bool, typer.Option("--tf32", help="Let float32 be rounded to TF32.", rich_help_panel=_TENSORRT)
+    ] = False,
+    engine_cache: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="DIR", help="Engines and timings of earlier builds; default: below ~/.cache.", show_default=False
+        ),
+    ] = None,
+    no_engine_cache: Annotated[bool, typer.Option("--no-engine-cache", help="Build everything, keep nothing.")] = False,
     force: ForceOption = False,
     as_json: JsonOption = False,
 ) -> None:
     """Build the engine of every stage, place the stages and schedule them.
 
     Example: parnet-deploy build bundle -o plan --backend onnxruntime
+
+    Example: parnet-deploy build bundle -o plan --backend tensorrt --compute-capability 86,89
     """
     from rich.console import Group
-    from rich.table import Table
 
     from parnet_deploy.artifacts.folders import open_plan
     from parnet_deploy.engines import build_plan
+    from parnet_deploy.engines.options import (
+        BuildOptions,
+        TensorRTOptions,
+        parse_compute_capabilities,
+        parse_devices,
+    )
+    from parnet_deploy.engines.tensorrt_cache import default_cache_dir
 
+    is_cached = backend == "tensorrt" and not no_engine_cache
+    options = BuildOptions(
+        devices=None if devices is None else parse_devices(devices),
+        tensorrt=TensorRTOptions(
+            flavour=None if trt_flavour is None else trt_flavour.value,
+            compute_capabilities=() if compute_capability is None else parse_compute_capabilities(compute_capability),
+            workspace_bytes=None if workspace is None else workspace * 2**20,
+            optimization_level=optimization_level,
+            hardware_compatibility=None if hardware_compatible is None else hardware_compatible.value,
+            version_compatible=version_compatible,
+            refit=refit,
+            detailed_profiling=detailed_profiling,
+            tf32=tf32,
+            cache_dir=engine_cache or (default_cache_dir() if is_cached else None),
+        ),
+    )
     with spinner("reading the bundle") as progress:
         build_plan(
             bundle,
             output,
             backend=backend,
             threads=threads,
+            options=options,
             force=force,
             progress=lambda stage, done, total: describe(progress, f"building {stage} ({done + 1}/{total})"),
         )
         plan = open_plan(output).manifest
-    table = Table("stage", "lane", "threads", "engine", box=None)
+    made_for = ", ".join(dict.fromkeys(device.name for device in plan.devices))
+    made = f"{output}: {plan.backend} {plan.backend_version} on {made_for}"
+    emit(plan.model_dump(mode="json"), Group(engine_table(plan), made), as_json=as_json)
+
+
+def engine_table(plan: Plan) -> Table:
+    """Tabulate a plan's engines: lane, threads or layers, size."""
+    from rich.table import Table
+
+    on_cpu = all(lane.device == "cpu" for lane in plan.placement.values())
+    table = Table("stage", "lane", "threads" if on_cpu else "layers", "engine", box=None)
     for engine in plan.engines:
+        layers = ", ".join(f"{count} {kind.lower()}" for kind, count in _most(engine.layers))
         table.add_row(
-            engine.stage, str(plan.placement[engine.stage]), str(engine.threads), format_bytes(engine.file.size_bytes)
+            engine.stage,
+            str(plan.placement[engine.stage]),
+            str(engine.threads) if on_cpu else f"{sum(engine.layers.values())}: {layers}",
+            format_bytes(engine.file.size_bytes),
         )
-    made = f"{output}: {plan.backend} {plan.backend_version} on {plan.devices[0].name}"
-    emit(plan.model_dump(mode="json"), Group(table, made), as_json=as_json)
+    return table
+
+
+def _most(layers: dict[str, int]) -> list[tuple[str, int]]:
+    return sorted(layers.items(), key=lambda item: -item[1])[:4]

@@ -49,7 +49,7 @@ def inspect(
             *_describe_graph(artefact, opened.manifest, opened.sha256),
             _stage_table(opened.manifest),
             _plan_files(opened),
-            "built for " + ", ".join(f"{d.device}: {d.name} ({d.capability})" for d in opened.manifest.devices),
+            _built_for(opened.manifest),
             *_timeline(opened, measure=measure),
         ]
     manifest = opened.manifest.model_dump(mode="json")
@@ -119,23 +119,31 @@ def _plan_files(opened: OpenPlan) -> Table:
     from rich.table import Table
 
     plan = opened.manifest
-    table = Table("engine", "size", "sha256", "lane", "threads", box=None)
+    on_cpu = all(lane.device == "cpu" for lane in plan.placement.values())
+    table = Table("engine", "size", "sha256", "lane", "threads" if on_cpu else "layers", box=None)
     for engine in plan.engines:
         table.add_row(
             engine.file.name,
             format_bytes(engine.file.size_bytes),
             engine.file.sha256[:12],
             str(plan.placement[engine.stage]),
-            str(engine.threads),
+            str(engine.threads) if on_cpu else ", ".join(f"{n} {kind.lower()}" for kind, n in engine.layers.items()),
         )
     return table
+
+
+def _built_for(plan: Plan) -> str:
+    devices = ", ".join(f"{device.device}: {device.name} ({device.capability})" for device in plan.devices)
+    options = "".join(f", {name} {value}" for name, value in plan.build_options.items())
+    return f"built for {devices} with {plan.backend} {plan.backend_version}{options}"
 
 
 def _timeline(opened: OpenPlan, *, measure: bool) -> list[RenderableType]:
     from parnet_deploy.planning.timeline import Span, draw_timeline, simulate
 
     plan = opened.manifest
-    if measure:
+    # A plan for GPUs can be inspected anywhere; what is for the processor has to run on this one.
+    if measure and all(lane.device == "cpu" for lane in plan.placement.values()):
         import numpy as np
 
         from parnet_deploy.runtime import Session

@@ -74,11 +74,17 @@ class Backend(Protocol):
     def version(self) -> str:
         """Return the version that engines are tied to."""
 
+    def lanes(self, count: int) -> tuple[Lane, ...]:
+        """Return the lanes that `count` stages may be placed on, those to prefer first."""
+
     def device_records(self, devices: Sequence[str]) -> tuple[DeviceRecord, ...]:
         """Describe devices of this machine; an engine runs where the capability is the one it was built for."""
 
-    def build(self, onnx_path: Path, spec: StageSpec, engine_path: Path) -> None:
-        """Write the engine of a stage; raise `EngineError` naming the stage if that fails."""
+    def build(self, onnx_path: Path, spec: StageSpec, engine_path: Path) -> Mapping[str, int]:
+        """Write the engine of a stage and return how many layers of each type went in, where the backend tells.
+
+        Stages of different devices are built at the same time. Raises `EngineError` naming the stage if that fails.
+        """
 
     def load(self, engine_path: Path, spec: StageSpec) -> Engine:
         """Load an engine; raise `EngineError` naming the stage if that fails."""

@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
+from threading import Lock
 
 from parnet_deploy.artifacts.files import refuse_existing, replacing_folder, write_manifest
 from parnet_deploy.artifacts.folders import OpenBundle, open_bundle
 from parnet_deploy.artifacts.schemas import EngineRecord, FileRecord, Graph, Lane, Plan, Stage
 from parnet_deploy.engines.base import Backend, stage_spec
 from parnet_deploy.engines.cpu import available_cores
+from parnet_deploy.engines.options import BuildOptions
 from parnet_deploy.engines.registry import get_backend
 from parnet_deploy.errors import EngineError, OutputExistsError
-from parnet_deploy.planning.placement import device_lanes, place, split_threads
+from parnet_deploy.planning.placement import place, split_threads
 from parnet_deploy.planning.schedule import schedule
 
-# Called before each stage is built, with its name, how many are done, and how many there are.
+# Called before each stage is built, with its name, how many are done, and how many there are; one call at a time.
 Progress = Callable[[str, int, int], None]
 
 
@@ -25,18 +29,20 @@ def build_plan(
     *,
     backend: str = "onnxruntime",
     threads: int | None = None,
+    options: BuildOptions | None = None,
     force: bool = False,
     progress: Progress | None = None,
 ) -> Path:
-    """Build the engines of a bundle for this machine's processor and return the plan's folder.
+    """Build the engines of a bundle and return the plan's folder.
 
-    `threads` is the number of cores that the plan may use, by default all that this process has; stages that run at the
-    same time share them.
+    `threads` is the number of cores that a plan for the processor may use, by default all that this process has; stages
+    that run at the same time share them. `options` are for GPUs: devices, and how TensorRT builds.
 
     Raises:
         ArtifactError: the bundle is damaged, or the output cannot be written.
         OutputExistsError: the output exists and `force` is not set, or is the bundle itself.
-        EngineError: an unknown backend, a thread count below 1, or a stage that the backend cannot build.
+        EngineError: an unknown backend, options that are not for it, a thread count below 1, or a stage that the
+            backend cannot build.
         MissingDependencyError: the backend's package is not installed.
     """
     bundle, output = Path(bundle), Path(output)
@@ -45,42 +51,88 @@ def build_plan(
     refuse_existing(output, force=force)
     if output.exists() and output.resolve() == bundle.resolve():
         raise OutputExistsError("the plan would replace the bundle it is made from", where=output)
-    builder = get_backend(backend)
+    options = options or BuildOptions()
+    builder = get_backend(backend, options)
     opened = open_bundle(bundle)
-    cores = available_cores() if threads is None else threads
+    stages = tuple(Stage(name=s.name, inputs=s.inputs, outputs=s.outputs) for s in opened.manifest.stages)
+    placement = place(stages, builder.lanes(len(stages)))
+    counts = _threads_of(stages, placement, threads)
+    devices = builder.device_records(_devices_of(placement))
     with replacing_folder(output, force=force) as folder:
-        write_manifest(folder / "plan.json", _build_engines(opened, builder, cores, folder, progress))
+        build = _Build(opened, builder, stages, placement, counts, folder, progress)
+        engines = build.run()
+        shared = {name: getattr(opened.manifest, name) for name in Graph.model_fields}
+        plan = Plan(
+            **{**shared, "parent": opened.as_parent()},
+            backend=builder.name,
+            backend_version=builder.version(),
+            build_options=options.tensorrt.as_record(),
+            devices=devices,
+            stages=stages,
+            engines=engines,
+            placement=placement,
+            schedule=schedule(stages, placement, opened.manifest.input, opened.manifest.output),
+        )
+        write_manifest(folder / "plan.json", plan)
     return output
 
 
-def _build_engines(bundle: OpenBundle, backend: Backend, cores: int, folder: Path, progress: Progress | None) -> Plan:
-    manifest = bundle.manifest
-    stages = tuple(Stage(name=stage.name, inputs=stage.inputs, outputs=stage.outputs) for stage in manifest.stages)
-    # A lane for every branch, also where there are fewer cores: the system then shares them among unequal branches,
-    # where stages queued on few lanes would leave a core idle behind the shorter queue.
-    placement = place(stages, device_lanes("cpu", len(stages)))
-    threads = split_threads(stages, placement, cores)
-    devices = backend.device_records(_devices_of(placement))
-    engines = []
-    for index, stage in enumerate(stages):
-        if progress is not None:
-            progress(stage.name, index, len(stages))
-        path = folder / f"{stage.name}{backend.suffix}"
-        lane, count = placement[stage.name], threads[stage.name]
-        spec = stage_spec(stage, manifest, lane, count, is_alone=len(stages) == 1)
-        backend.build(bundle.file_of(stage.name), spec, path)
-        engines.append(EngineRecord(stage=stage.name, file=FileRecord.of(path), threads=count))
-    shared = {name: getattr(manifest, name) for name in Graph.model_fields}
-    return Plan(
-        **{**shared, "parent": bundle.as_parent()},
-        backend=backend.name,
-        backend_version=backend.version(),
-        devices=devices,
-        stages=stages,
-        engines=tuple(engines),
-        placement=placement,
-        schedule=schedule(stages, placement, manifest.input, manifest.output),
-    )
+@dataclass
+class _Build:
+    """The engines of one plan in the making: devices at the same time, the stages of a device one after another."""
+
+    bundle: OpenBundle
+    backend: Backend
+    stages: tuple[Stage, ...]
+    placement: dict[str, Lane]
+    threads: dict[str, int]
+    folder: Path
+    progress: Progress | None
+
+    def __post_init__(self) -> None:
+        self._lock = Lock()
+        self._done = 0
+        self._failed = False
+
+    def run(self) -> tuple[EngineRecord, ...]:
+        devices = _devices_of(self.placement)
+        records: dict[str, EngineRecord] = {}
+        with ThreadPoolExecutor(max_workers=len(devices)) as pool:
+            for built in pool.map(self._build_device, devices):
+                records.update(built)
+        return tuple(records[stage.name] for stage in self.stages)
+
+    def _build_device(self, device: str) -> dict[str, EngineRecord]:
+        records: dict[str, EngineRecord] = {}
+        for stage in self.stages:
+            # What another device's failure has made useless is not begun.
+            if self.placement[stage.name].device == device and not self._failed:
+                records[stage.name] = self._build_stage(stage)
+        return records
+
+    def _build_stage(self, stage: Stage) -> EngineRecord:
+        with self._lock:
+            if self.progress is not None:
+                self.progress(stage.name, self._done, len(self.stages))
+        path = self.folder / f"{stage.name}{self.backend.suffix}"
+        lane, count = self.placement[stage.name], self.threads[stage.name]
+        spec = stage_spec(stage, self.bundle.manifest, lane, count, is_alone=len(self.stages) == 1)
+        try:
+            layers = self.backend.build(self.bundle.file_of(stage.name), spec, path)
+        except BaseException:
+            self._failed = True
+            raise
+        with self._lock:
+            self._done += 1
+        return EngineRecord(stage=stage.name, file=FileRecord.of(path), threads=count, layers=dict(layers))
+
+
+def _threads_of(stages: tuple[Stage, ...], placement: dict[str, Lane], threads: int | None) -> dict[str, int]:
+    if _devices_of(placement) == ["cpu"]:
+        return split_threads(stages, placement, available_cores() if threads is None else threads)
+    if threads is not None:
+        raise EngineError("a plan for GPUs takes no thread count", remedy="leave out --threads")
+    return dict.fromkeys(placement, 1)
 
 
 def _devices_of(placement: dict[str, Lane]) -> list[str]:

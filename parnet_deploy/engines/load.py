@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from parnet_deploy.artifacts.folders import OpenPlan
+from parnet_deploy.artifacts.schemas import DeviceRecord
 from parnet_deploy.engines.base import Backend, Engine, stage_spec
+from parnet_deploy.engines.gpus import covers
 from parnet_deploy.engines.registry import get_backend
 from parnet_deploy.errors import ArtifactError, EngineError
 from parnet_deploy.planning.schedule import check_schedule
@@ -33,13 +35,20 @@ def check_plan(plan: OpenPlan, backend: Backend) -> None:
     used = sorted({lane.device for lane in manifest.placement.values()})
     for found in backend.device_records(used):
         built_for = devices.get(found.device)
-        if built_for is None or built_for.capability != found.capability:
+        if built_for is None or not _runs_on(built_for, found):
             wanted = "nothing" if built_for is None else f"{built_for.name} ({built_for.capability})"
             raise EngineError(
                 f"built for {wanted} as {found.device}, and this is {found.name} ({found.capability})",
                 where=where,
                 remedy=_REMEDY,
             )
+
+
+def _runs_on(built_for: DeviceRecord, found: DeviceRecord) -> bool:
+    """A processor must have the very capability; an engine for GPUs may be for several."""
+    if found.device == "cpu":
+        return built_for.capability == found.capability
+    return covers(built_for.capability, found.capability)
 
 
 def load_engines(plan: OpenPlan) -> dict[str, Engine]:

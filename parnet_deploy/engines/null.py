@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from parnet_deploy.artifacts.schemas import DeviceRecord
+from parnet_deploy.artifacts.schemas import DeviceRecord, Lane
 from parnet_deploy.engines.base import Array, StageSpec, check_binding
+from parnet_deploy.engines.options import BuildOptions, refuse_gpu_options
+from parnet_deploy.planning.placement import device_lanes
 
 
 class NullBoundEngine:
@@ -37,17 +39,26 @@ class NullBackend:
     name = "null"
     suffix = ".null"
 
+    def __init__(self, options: BuildOptions | None = None) -> None:
+        """Raise `EngineError` if there is anything to set."""
+        refuse_gpu_options(options or BuildOptions(), self.name)
+
     def version(self) -> str:
         """Return a constant: there is nothing to be incompatible with."""
         return "1"
+
+    def lanes(self, count: int) -> tuple[Lane, ...]:
+        """Return a lane for every stage."""
+        return device_lanes("cpu", count)
 
     def device_records(self, devices: Sequence[str]) -> tuple[DeviceRecord, ...]:
         """Describe any device as equally good at doing nothing."""
         return tuple(DeviceRecord(device=device, name="null", capability="any") for device in devices)
 
-    def build(self, onnx_path: Path, spec: StageSpec, engine_path: Path) -> None:  # noqa: ARG002
+    def build(self, onnx_path: Path, spec: StageSpec, engine_path: Path) -> Mapping[str, int]:  # noqa: ARG002
         """Write an empty file."""
         engine_path.write_bytes(b"")
+        return {}
 
     def load(self, engine_path: Path, spec: StageSpec) -> NullEngine:  # noqa: ARG002
         """Return an engine that does nothing."""

@@ -14,10 +14,12 @@ from typing import Any
 import numpy as np
 import onnxruntime
 
-from parnet_deploy.artifacts.schemas import DeviceRecord, TensorSpec
+from parnet_deploy.artifacts.schemas import DeviceRecord, Lane, TensorSpec
 from parnet_deploy.engines.base import Array, StageSpec, check_binding
 from parnet_deploy.engines.cpu import cpu_record
+from parnet_deploy.engines.options import BuildOptions, refuse_gpu_options
 from parnet_deploy.errors import EngineError
+from parnet_deploy.planning.placement import device_lanes
 
 _PROVIDER = "CPUExecutionProvider"
 _ELEMENT_TYPES = {"tensor(float)": "float32", "tensor(float16)": "float16"}
@@ -127,9 +129,21 @@ class OnnxRuntimeBackend:
     name = "onnxruntime"
     suffix = ".onnx"
 
+    def __init__(self, options: BuildOptions | None = None) -> None:
+        """Raise `EngineError` for options that only GPUs know."""
+        refuse_gpu_options(options or BuildOptions(), self.name)
+
     def version(self) -> str:
         """Return ONNX Runtime's version."""
         return str(onnxruntime.__version__)
+
+    def lanes(self, count: int) -> tuple[Lane, ...]:
+        """Return a lane for every stage.
+
+        Also where there are fewer cores: the system then shares them among unequal branches, where stages queued on
+        few lanes would leave a core idle behind the shorter queue.
+        """
+        return device_lanes("cpu", count)
 
     def device_records(self, devices: Sequence[str]) -> tuple[DeviceRecord, ...]:
         """Describe the processor; raise `EngineError` for any other device."""
@@ -138,12 +152,13 @@ class OnnxRuntimeBackend:
                 raise EngineError(f"backend 'onnxruntime' runs on the cpu, not on {device}")
         return tuple(cpu_record() for _ in devices)
 
-    def build(self, onnx_path: Path, spec: StageSpec, engine_path: Path) -> None:
+    def build(self, onnx_path: Path, spec: StageSpec, engine_path: Path) -> Mapping[str, int]:
         """Optimise the stage's graph for this machine and save it."""
         options = _session_options(spec)
         options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_ALL
         options.optimized_model_filepath = str(engine_path)
         _open(onnx_path, options, spec, "optimise")
+        return {}
 
     def load(self, engine_path: Path, spec: StageSpec) -> OnnxRuntimeEngine:
         """Open a saved graph as it is."""

@@ -6,6 +6,7 @@ from importlib import import_module
 from typing import NamedTuple, cast
 
 from parnet_deploy.engines.base import Backend
+from parnet_deploy.engines.options import BuildOptions
 from parnet_deploy.errors import EngineError, MissingDependencyError
 
 
@@ -19,17 +20,19 @@ class _Entry(NamedTuple):
 
 _BACKENDS = {
     "onnxruntime": _Entry("parnet_deploy.engines.onnxruntime", "OnnxRuntimeBackend", "onnxruntime", "onnxruntime"),
+    # Which of the TensorRT packages is imported is an option, so the backend itself reports one that is missing.
+    "tensorrt": _Entry("parnet_deploy.engines.tensorrt", "TensorRTBackend", None, "tensorrt"),
     "null": _Entry("parnet_deploy.engines.null", "NullBackend", None, None),
 }
 
 BACKEND_NAMES = tuple(_BACKENDS)
 
 
-def get_backend(name: str) -> Backend:
-    """Return a backend.
+def get_backend(name: str, options: BuildOptions | None = None) -> Backend:
+    """Return a backend, with the options that engines are to be built with.
 
     Raises:
-        EngineError: no backend of that name.
+        EngineError: no backend of that name, or options that are not for it.
         MissingDependencyError: the backend's package is not installed.
     """
     if name not in _BACKENDS:
@@ -44,4 +47,4 @@ def get_backend(name: str) -> Backend:
             f"backend {name!r} needs the package {entry.package!r}, which cannot be imported ({error})",
             remedy=f"pip install 'parnet-deploy[{entry.extra}]'",
         ) from error
-    return cast(Backend, getattr(module, entry.backend)())
+    return cast(Backend, getattr(module, entry.backend)(options))

@@ -1,0 +1,100 @@
+"""The GPUs of this machine, asked of the driver itself: no CUDA package is needed to build engines."""
+
+from __future__ import annotations
+
+import ctypes
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cache
+
+from parnet_deploy.errors import EngineError
+
+# CUdevice_attribute of the driver API.
+_COMPUTE_CAPABILITY_MAJOR, _COMPUTE_CAPABILITY_MINOR = 75, 76
+_NAME_BYTES = 256
+
+
+@dataclass(frozen=True)
+class Gpu:
+    """A device in the driver's own order, which `CUDA_VISIBLE_DEVICES` and `CUDA_DEVICE_ORDER` decide."""
+
+    ordinal: int
+    name: str
+    compute_capability: str
+
+
+@cache
+def _driver() -> ctypes.CDLL | None:
+    try:
+        driver = ctypes.CDLL("libcuda.so.1")
+    except OSError:
+        return None
+    return driver if driver.cuInit(0) == 0 else None
+
+
+def _check(status: int, action: str) -> None:
+    if status != 0:
+        raise EngineError(f"the CUDA driver cannot {action} (error {status})", remedy="look at: nvidia-smi")
+
+
+def list_gpus() -> tuple[Gpu, ...]:
+    """Return the GPUs that this process sees; none where there is no driver.
+
+    Raises:
+        EngineError: the driver is there and fails.
+    """
+    driver = _driver()
+    if driver is None:
+        return ()
+    count = ctypes.c_int()
+    _check(driver.cuDeviceGetCount(ctypes.byref(count)), "count the devices")
+    return tuple(_describe(driver, ordinal) for ordinal in range(count.value))
+
+
+def _describe(driver: ctypes.CDLL, ordinal: int) -> Gpu:
+    name = ctypes.create_string_buffer(_NAME_BYTES)
+    _check(driver.cuDeviceGetName(name, _NAME_BYTES, ordinal), f"name device {ordinal}")
+    numbers = []
+    for attribute in (_COMPUTE_CAPABILITY_MAJOR, _COMPUTE_CAPABILITY_MINOR):
+        number = ctypes.c_int()
+        _check(driver.cuDeviceGetAttribute(ctypes.byref(number), attribute, ordinal), f"describe device {ordinal}")
+        numbers.append(number.value)
+    return Gpu(ordinal, name.value.decode(errors="replace"), "".join(map(str, numbers)))
+
+
+@contextmanager
+def current_gpu(ordinal: int) -> Iterator[None]:
+    """Make a device's primary context current in this thread while the block runs, and give it back at its end.
+
+    TensorRT's builder belongs to the device that is current when it is made. The primary context is the one that the
+    CUDA runtime, torch and TensorRT share.
+
+    Raises:
+        EngineError: no driver, or the driver refuses.
+    """
+    driver = _driver()
+    if driver is None:
+        raise EngineError("no CUDA driver here", remedy="install NVIDIA's driver (libcuda.so.1)")
+    context = ctypes.c_void_p()
+    _check(driver.cuDevicePrimaryCtxRetain(ctypes.byref(context), ordinal), f"open device {ordinal}")
+    try:
+        _check(driver.cuCtxPushCurrent_v2(context), f"make device {ordinal} current")
+        try:
+            yield
+        finally:
+            driver.cuCtxPopCurrent_v2(ctypes.byref(ctypes.c_void_p()))
+    finally:
+        driver.cuDevicePrimaryCtxRelease_v2(ordinal)
+
+
+def covers(built_for: str, found: str) -> bool:
+    """Tell if engines for the capabilities `built_for` run on a GPU of capability `found`.
+
+    `sm86 sm89` names each architecture, `sm80+` an architecture and all later ones.
+    """
+    if found in built_for.split():
+        return True
+    own, oldest = (re.fullmatch(pattern, text) for pattern, text in ((r"sm(\d+)", found), (r"sm(\d+)\+", built_for)))
+    return own is not None and oldest is not None and int(own[1]) >= int(oldest[1])

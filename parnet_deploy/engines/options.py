@@ -1,0 +1,97 @@
+"""What a build can be asked for beyond the bundle: devices, and the settings of one backend."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Literal
+
+from parnet_deploy.errors import EngineError
+
+Flavour = Literal["tensorrt", "rtx"]
+HardwareCompatibility = Literal["ampere-plus", "same-compute-capability"]
+
+
+@dataclass(frozen=True)
+class TensorRTOptions:
+    """Settings of the TensorRT builder; `None` leaves TensorRT's own default.
+
+    `compute_capabilities` are targets such as `86`, built for without a GPU (TensorRT for RTX). `tf32` lets float32
+    convolutions and products round their inputs to 10 bits of mantissa: off, because precision is the bundle's.
+    `cache_dir` keeps engines and timings between builds.
+    """
+
+    flavour: Flavour | None = None
+    compute_capabilities: tuple[str, ...] = ()
+    workspace_bytes: int | None = None
+    optimization_level: int | None = None
+    hardware_compatibility: HardwareCompatibility | None = None
+    version_compatible: bool = False
+    refit: bool = False
+    detailed_profiling: bool = False
+    tf32: bool = False
+    cache_dir: Path | None = None
+
+    def __post_init__(self) -> None:
+        if self.workspace_bytes is not None and self.workspace_bytes < 1:
+            raise EngineError(f"a workspace of {self.workspace_bytes} bytes holds nothing")
+        if self.optimization_level is not None and not 0 <= self.optimization_level <= 5:
+            raise EngineError(f"no builder optimisation level {self.optimization_level}", remedy="0 to 5; default: 3")
+
+    def as_record(self) -> dict[str, str | int | bool]:
+        """Return what an engine depends on beside the version, where it differs from the defaults."""
+        kept = [item.name for item in fields(self) if item.name not in ("flavour", "cache_dir")]
+        found = {name: getattr(self, name) for name in kept}
+        changed = {name: value for name, value in found.items() if value != getattr(_DEFAULTS, name)}
+        return {name: ",".join(value) if isinstance(value, tuple) else value for name, value in changed.items()}
+
+
+_DEFAULTS = TensorRTOptions()
+
+
+@dataclass(frozen=True)
+class BuildOptions:
+    """Where a plan shall run and how its engines are built.
+
+    `devices` are the GPUs' numbers, one lane on each; by default all stages are on the first, a stream each.
+    """
+
+    devices: tuple[int, ...] | None = None
+    tensorrt: TensorRTOptions = field(default_factory=TensorRTOptions)
+
+    def __post_init__(self) -> None:
+        if self.devices is not None and (not self.devices or len(set(self.devices)) != len(self.devices)):
+            raise EngineError(f"devices {list(self.devices)} are not a choice", remedy="name each device once")
+
+
+def parse_compute_capabilities(text: str) -> tuple[str, ...]:
+    """Parse `86,8.9,sm120` as `("86", "89", "120")`, in ascending order, each once.
+
+    Raises:
+        EngineError: something that is no compute capability.
+    """
+    found = [part.strip().lower().removeprefix("sm").replace(".", "") for part in text.split(",")]
+    if not all(part.isascii() and part.isdigit() and 2 <= len(part) <= 3 for part in found):
+        raise EngineError(f"{text!r} is no list of compute capabilities", remedy="for example: 86,89,120")
+    return tuple(sorted(set(found), key=int))
+
+
+def parse_devices(text: str) -> tuple[int, ...]:
+    """Parse `0,1,2`.
+
+    Raises:
+        EngineError: something that is no list of device numbers.
+    """
+    parts = [part.strip() for part in text.split(",")]
+    if not all(part.isascii() and part.isdigit() for part in parts):
+        raise EngineError(f"{text!r} is no list of devices", remedy="for example: 0,1,2")
+    return tuple(int(part) for part in parts)
+
+
+def refuse_gpu_options(options: BuildOptions, backend: str) -> None:
+    """Raise `EngineError` if a backend of the processor is given options that only GPUs know."""
+    if options != BuildOptions():
+        raise EngineError(
+            f"backend {backend!r} runs on the cpu: it takes no devices and no TensorRT options",
+            remedy="pass --backend tensorrt, or leave them out",
+        )

@@ -1,0 +1,132 @@
+"""The TensorRT backend: engines for GPUs, built on them or, with TensorRT for RTX, ahead of time without one.
+
+An engine belongs to one version of TensorRT and to the compute capabilities that it was built for. Precision comes
+from the bundle: networks are strongly typed, and TF32 is off unless it is asked for.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
+from pathlib import Path
+
+from parnet_deploy.artifacts.schemas import DeviceRecord, Lane
+from parnet_deploy.engines.base import Engine, StageSpec
+from parnet_deploy.engines.gpus import Gpu, current_gpu, list_gpus
+from parnet_deploy.engines.options import BuildOptions
+from parnet_deploy.engines.tensorrt_build import BuiltEngine, build_engine
+from parnet_deploy.engines.tensorrt_cache import EngineCache, engine_key
+from parnet_deploy.engines.tensorrt_flavour import check_options, check_targets, load_tensorrt
+from parnet_deploy.errors import EngineError
+from parnet_deploy.planning.placement import device_lanes
+
+
+class TensorRTBackend:
+    """Engines of TensorRT 10, 11 or for RTX, whichever is installed."""
+
+    name = "tensorrt"
+    suffix = ".engine"
+
+    def __init__(self, options: BuildOptions | None = None) -> None:
+        """Import TensorRT.
+
+        Raises:
+            MissingDependencyError: no TensorRT is installed, or not the one that was asked for.
+        """
+        options = options or BuildOptions()
+        self._options = options.tensorrt
+        self._devices = options.devices
+        self._trt = load_tensorrt(options.tensorrt)
+        cache_dir = options.tensorrt.cache_dir
+        self._cache = None if cache_dir is None else EngineCache(cache_dir)
+
+    def version(self) -> str:
+        """Return TensorRT's version, with `rtx` before it where it is TensorRT for RTX."""
+        return self._trt.version
+
+    def lanes(self, count: int) -> tuple[Lane, ...]:
+        """Return one lane on each device that was named, or as many streams of the first GPU as there are stages."""
+        if self._devices is None:
+            return device_lanes("cuda:0", count)
+        return tuple(Lane(device=f"cuda:{ordinal}") for ordinal in self._devices)
+
+    def device_records(self, devices: Sequence[str]) -> tuple[DeviceRecord, ...]:
+        """Describe the GPUs, or the compute capabilities that were named instead of them.
+
+        Raises:
+            EngineError: a device that is not there, GPUs of different compute capability, or options that this
+                TensorRT or these GPUs do not go with.
+        """
+        targets = self._options.compute_capabilities
+        gpus = () if targets else list_gpus()
+        check_options(self._trt, self._options, has_gpu=bool(gpus or (self._options.refit and list_gpus())))
+        if targets:
+            dotted = ", ".join(f"{target[:-1]}.{target[-1]}" for target in targets)
+            capability = " ".join(f"sm{target}" for target in targets)
+            return tuple(
+                DeviceRecord(device=device, name=f"compute capability {dotted}", capability=capability)
+                for device in devices
+            )
+        found = [_find(device, gpus) for device in devices]
+        _check_alike(found)
+        if self._trt.flavour == "rtx":
+            check_targets(self._trt, tuple({gpu.compute_capability for gpu in found}))
+        return tuple(self._record(device, gpu) for device, gpu in zip(devices, found, strict=True))
+
+    def _record(self, device: str, gpu: Gpu) -> DeviceRecord:
+        later = self._options.hardware_compatibility == "ampere-plus"
+        capability = "sm80+" if later else f"sm{gpu.compute_capability}"
+        return DeviceRecord(device=device, name=gpu.name, capability=capability)
+
+    def build(self, onnx_path: Path, spec: StageSpec, engine_path: Path) -> Mapping[str, int]:
+        """Write the stage's engine and return its layers by type; one that is in the cache is not built again."""
+        (device,) = self.device_records([spec.lane.device])
+        key = engine_key(onnx_path, spec, self.version(), device, self._options)
+        found = None if self._cache is None else self._cache.find(key)
+        if found is None:
+            built = self._build(onnx_path, spec, device)
+            found = built.data, built.layers
+            if self._cache is not None:
+                self._cache.store(key, *found)
+                if built.timing_cache is not None:
+                    self._cache.store_timings(self.version(), device, built.timing_cache)
+        data, layers = found
+        engine_path.write_bytes(data)
+        return layers
+
+    def _build(self, onnx_path: Path, spec: StageSpec, device: DeviceRecord) -> BuiltEngine:
+        is_rtx = self._trt.flavour == "rtx"
+        targets = tuple(part.removeprefix("sm") for part in device.capability.split()) if is_rtx else ()
+        # TensorRT for RTX times nothing while it builds.
+        timings = None if is_rtx or self._cache is None else self._cache.timings(self.version(), device)
+        ahead = bool(self._options.compute_capabilities)
+        with nullcontext() if ahead else current_gpu(int(spec.lane.device.removeprefix("cuda:"))):
+            return build_engine(self._trt, onnx_path, spec, self._options, targets, timings)
+
+    def load(self, engine_path: Path, spec: StageSpec) -> Engine:
+        """Raise `EngineError`: no executor of this version runs on CUDA devices."""
+        raise EngineError(
+            f"stage {spec.name!r} runs on {spec.lane.device}, and this version of parnet-deploy has no CUDA executor",
+            where=engine_path,
+            remedy="build for the processor: parnet-deploy build BUNDLE -o PLAN --backend onnxruntime",
+        )
+
+
+def _find(device: str, gpus: Sequence[Gpu]) -> Gpu:
+    for gpu in gpus:
+        if device == f"cuda:{gpu.ordinal}":
+            return gpu
+    seen = ", ".join(f"cuda:{gpu.ordinal} {gpu.name}" for gpu in gpus)
+    raise EngineError(f"no device {device}", remedy=f"this process sees: {seen} (CUDA_VISIBLE_DEVICES)")
+
+
+def _check_alike(gpus: Sequence[Gpu]) -> None:
+    """Refuse GPUs of different compute capability in one process (github.com/NVIDIA/TensorRT/issues/4526)."""
+    if len({gpu.compute_capability for gpu in gpus}) > 1:
+        found = ", ".join(
+            f"cuda:{gpu.ordinal} {gpu.name} (compute capability {gpu.compute_capability})" for gpu in gpus
+        )
+        raise EngineError(
+            f"GPUs of different compute capability in one process: {found}",
+            remedy="one process for each, with CUDA_VISIBLE_DEVICES set to its GPUs",
+        )
