@@ -4,12 +4,16 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: help setup demo test check format clean
+# The Python bindings of both major versions of TensorRT, without its libraries: the tests check every call against them.
+BINDINGS := .cache/tensorrt-bindings
+
+.PHONY: help setup demo test check format clean trt-bindings
 
 help:
 	@echo "make setup    make $(VENV) and install everything, pinned by constraints.txt"
 	@echo "make demo     train, fuse, export, build, run, verify and benchmark; ends with out/demo/report.html"
 	@echo "make test     ruff, mypy, import-linter and all tests"
+	@echo "make trt-bindings  fetch TensorRT's Python bindings 10 and 11, which make test then checks the builder against"
 	@echo "make check    ruff, mypy and import-linter only"
 	@echo "make format   format the code"
 	@echo "make clean    remove what demo wrote and the caches"
@@ -37,10 +41,17 @@ check: setup
 test: check
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal --durations 10
 
+trt-bindings: $(BINDINGS)/10 $(BINDINGS)/11
+
+$(BINDINGS)/10 $(BINDINGS)/11: | $(STAMP)
+	$(BIN)/python -m pip install --quiet --no-deps --target $@.partial \
+		$(if $(filter %/10,$@),tensorrt-cu12-bindings==10.13.3.9,tensorrt-cu13-bindings==11.4.0.106)
+	@mv $@.partial $@
+
 format: setup
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
 clean:
-	rm -rf out .mypy_cache .ruff_cache .hypothesis .import_linter_cache
+	rm -rf out .cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
 	find . -name __pycache__ -not -path './$(VENV)/*' -exec rm -rf {} +

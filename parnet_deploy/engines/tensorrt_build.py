@@ -146,17 +146,19 @@ def _add_profile(builder: Any, config: Any, spec: StageSpec) -> None:
     profile = builder.create_optimization_profile()
     sizes = (spec.batch.min, spec.batch.opt, spec.batch.max)
     for name, tensor in spec.inputs.items():
-        profile.set_shape(name, *((size, *tensor.shape) for size in sizes))
+        low, opt, high = ((size, *tensor.shape) for size in sizes)
+        profile.set_shape(name, low, opt, high)
     if config.add_optimization_profile(profile) < 0:
         raise EngineError(f"TensorRT refuses the batch sizes {sizes} of stage {spec.name!r}")
 
 
 def _set_timing_cache(config: Any, data: bytes) -> bool:
     """Use earlier timings; where they are another device's or damaged, begin anew."""
-    return any(
-        cache is not None and config.set_timing_cache(cache, False)
-        for cache in map(config.create_timing_cache, (data, b""))
-    )
+    for candidate in (data, b""):
+        timing_cache = config.create_timing_cache(candidate)
+        if timing_cache is not None and config.set_timing_cache(timing_cache, False):
+            return True
+    return False
 
 
 def _failure(

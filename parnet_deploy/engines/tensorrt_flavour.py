@@ -79,23 +79,25 @@ def _extra(flavour: Flavour) -> str:
     return f"pip install 'parnet-deploy[{_MODULES[flavour].replace('_', '-')}]'"
 
 
-def check_options(trt: TensorRT, options: TensorRTOptions, *, has_gpu: bool) -> None:
+def check_options(tensorrt: TensorRT, options: TensorRTOptions, *, has_gpu: bool) -> None:
     """Refuse what this TensorRT cannot do.
 
     Raises:
-        EngineError: an option that only the full TensorRT has, an unknown target, or a build that needs a GPU where there is none.
+        EngineError: an option that only the full TensorRT has, an unknown target, or no GPU for a build that needs it.
     """
-    if trt.flavour == "rtx":
-        _check_rtx(trt, options, has_gpu=has_gpu)
+    if tensorrt.flavour == "rtx":
+        _check_rtx(tensorrt, options, has_gpu=has_gpu)
     if not has_gpu and not options.compute_capabilities:
-        ahead = f"; to build without one: --compute-capability {','.join(trt.targets())}" if trt.targets() else ""
+        ahead = (
+            f"; to build without one: --compute-capability {','.join(tensorrt.targets())}" if tensorrt.targets() else ""
+        )
         raise EngineError(
-            f"{trt.title} finds no GPU here", remedy=f"use a machine with an NVIDIA GPU and its driver{ahead}"
+            f"{tensorrt.title} finds no GPU here", remedy=f"use a machine with an NVIDIA GPU and its driver{ahead}"
         )
 
 
-def _check_rtx(trt: TensorRT, options: TensorRTOptions, *, has_gpu: bool) -> None:
-    check_targets(trt, options.compute_capabilities)
+def _check_rtx(tensorrt: TensorRT, options: TensorRTOptions, *, has_gpu: bool) -> None:
+    check_targets(tensorrt, options.compute_capabilities)
     if options.hardware_compatibility is not None or options.version_compatible:
         raise EngineError(
             "TensorRT for RTX has no hardware- or version-compatible builds",
@@ -108,11 +110,11 @@ def _check_rtx(trt: TensorRT, options: TensorRTOptions, *, has_gpu: bool) -> Non
         )
 
 
-def check_targets(trt: TensorRT, capabilities: tuple[str, ...]) -> None:
+def check_targets(tensorrt: TensorRT, capabilities: tuple[str, ...]) -> None:
     """Raise `EngineError` if TensorRT for RTX does not build for one of the compute capabilities."""
-    unknown = [capability for capability in capabilities if capability not in trt.targets()]
+    unknown = [capability for capability in capabilities if capability not in tensorrt.targets()]
     if unknown:
         raise EngineError(
-            f"TensorRT for RTX {trt.module.__version__} does not build for compute capability {', '.join(unknown)}",
-            remedy=f"one of {', '.join(trt.targets())}; others need the full TensorRT, on a machine with that GPU",
+            f"{tensorrt.title} {tensorrt.module.__version__} does not build for compute capability {', '.join(unknown)}",
+            remedy=f"one of {', '.join(tensorrt.targets())}; others need the full TensorRT, on a machine with that GPU",
         )

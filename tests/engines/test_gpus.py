@@ -1,0 +1,101 @@
+"""Asking the driver for GPUs, and making one current: against a driver that keeps a record of its calls."""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Iterator
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from parnet_deploy.engines import gpus
+from parnet_deploy.engines.gpus import Gpu, current_gpu, list_gpus
+from parnet_deploy.errors import EngineError
+
+
+class Driver:
+    """The calls of libcuda that are used; `failing` is the one that answers with an error."""
+
+    def __init__(self, failing: str | None = None) -> None:
+        self.calls: list[str] = []
+        self.failing = failing
+
+    def __getattr__(self, name: str) -> Any:
+        def call(*arguments: Any) -> int:
+            self.calls.append(name)
+            if name == self.failing:
+                return 999
+            if name == "cuDeviceGetCount":
+                arguments[0]._obj.value = 2
+            elif name == "cuDeviceGetName":
+                arguments[0].value = b"NVIDIA GeForce RTX 5090"
+            elif name == "cuDeviceGetAttribute":
+                arguments[0]._obj.value = {75: 12, 76: 0}[arguments[1]]
+            return 0
+
+        return call
+
+
+@pytest.fixture
+def use(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
+    def install(driver: Driver | None) -> Driver | None:
+        monkeypatch.setattr(gpus, "_driver", lambda: driver)
+        return driver
+
+    return install  # type: ignore[return-value]
+
+
+def test_no_driver_is_no_gpu(use: Any) -> None:
+    use(None)
+    assert list_gpus() == ()
+    with pytest.raises(EngineError, match="no CUDA driver"), current_gpu(0):
+        raise AssertionError
+
+
+def test_a_driver_that_does_not_start_is_no_driver(monkeypatch: pytest.MonkeyPatch) -> None:
+    gpus._driver.cache_clear()
+    monkeypatch.setattr(ctypes, "CDLL", lambda _: SimpleNamespace(cuInit=lambda _: 100))
+    assert list_gpus() == ()
+
+    def absent(_: str) -> None:
+        raise OSError
+
+    gpus._driver.cache_clear()
+    monkeypatch.setattr(ctypes, "CDLL", absent)
+    assert list_gpus() == ()
+    gpus._driver.cache_clear()
+
+
+def test_gpus_are_described(use: Any) -> None:
+    use(Driver())
+    assert list_gpus() == tuple(Gpu(ordinal, "NVIDIA GeForce RTX 5090", "120") for ordinal in range(2))
+
+
+@pytest.mark.parametrize("failing", ["cuDeviceGetCount", "cuDeviceGetName", "cuDeviceGetAttribute"])
+def test_a_driver_that_fails_is_reported(use: Any, failing: str) -> None:
+    use(Driver(failing))
+    with pytest.raises(EngineError, match="error 999"):
+        list_gpus()
+
+
+OPEN = ["cuDevicePrimaryCtxRetain", "cuCtxPushCurrent_v2"]
+CLOSE = ["cuCtxPopCurrent_v2", "cuDevicePrimaryCtxRelease_v2"]
+
+
+def test_a_context_is_given_back_also_after_a_failure(use: Any) -> None:
+    driver = use(Driver())
+    with current_gpu(1):
+        assert driver.calls == OPEN
+    assert driver.calls == OPEN + CLOSE
+    with pytest.raises(ZeroDivisionError), current_gpu(1):
+        raise ZeroDivisionError
+    assert driver.calls == 2 * (OPEN + CLOSE)
+
+
+@pytest.mark.parametrize(("failing", "calls"), [(OPEN[0], OPEN[:1]), (OPEN[1], [*OPEN, CLOSE[1]])])
+def test_what_was_not_opened_is_not_given_back(use: Any, failing: str, calls: list[str]) -> None:
+    driver = use(Driver(failing))
+    with pytest.raises(EngineError, match="error 999"), current_gpu(0):
+        raise AssertionError
+    assert driver.calls == calls
