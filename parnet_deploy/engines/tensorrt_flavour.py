@@ -115,6 +115,6 @@ def check_targets(tensorrt: TensorRT, capabilities: tuple[str, ...]) -> None:
     unknown = [capability for capability in capabilities if capability not in tensorrt.targets()]
     if unknown:
         raise EngineError(
-            f"{tensorrt.title} {tensorrt.module.__version__} does not build for compute capability {', '.join(unknown)}",
+            f"{tensorrt.title} {tensorrt.module.__version__} cannot build for compute capability {', '.join(unknown)}",
             remedy=f"one of {', '.join(tensorrt.targets())}; others need the full TensorRT, on a machine with that GPU",
         )

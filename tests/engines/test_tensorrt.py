@@ -150,8 +150,8 @@ def test_tensorrt_for_rtx_names_its_targets() -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (rtx("86", "90"), "does not build for compute capability 90"),
-        (rtx("42"), "does not build for compute capability 42"),
+        (rtx("86", "90"), "cannot build for compute capability 90"),
+        (rtx("42"), "cannot build for compute capability 42"),
         (rtx("86", hardware_compatibility="ampere-plus"), "no hardware- or version-compatible builds"),
         (rtx("86", version_compatible=True), "no hardware- or version-compatible builds"),
         (rtx("86", flavour="tensorrt"), "only for the GPU that it runs on"),
