@@ -17,6 +17,7 @@ from parnet_deploy.artifacts.files import replacing_file, sha256_of_bytes, sha25
 from parnet_deploy.artifacts.schemas import DeviceRecord, FileRecord, Frozen
 from parnet_deploy.engines.base import StageSpec
 from parnet_deploy.engines.options import TensorRTOptions
+from parnet_deploy.errors import ArtifactError
 
 
 class CacheEntry(Frozen):
@@ -97,5 +98,9 @@ def _name(key: dict[str, Any]) -> str:
 
 
 def _write(path: Path, data: bytes) -> None:
-    with replacing_file(path, force=True) as temporary:
-        temporary.write_bytes(data)
+    try:
+        with replacing_file(path, force=True) as temporary:
+            temporary.write_bytes(data)
+    except ArtifactError as error:
+        remedy = "name another folder with --engine-cache, or pass --no-engine-cache"
+        raise ArtifactError(error.what, where=error.where, remedy=remedy) from error

@@ -14,6 +14,7 @@ from parnet_deploy.artifacts.schemas import DeviceRecord
 from parnet_deploy.engines import build_plan
 from parnet_deploy.engines.options import BuildOptions, TensorRTOptions
 from parnet_deploy.engines.tensorrt_cache import EngineCache, default_cache_dir
+from parnet_deploy.errors import ArtifactError
 
 MakeBundle = Callable[..., Path]
 GPU = DeviceRecord(device="cuda:0", name="NVIDIA GeForce RTX 3090", capability="sm86")
@@ -62,6 +63,13 @@ def test_what_was_changed_is_not_found(tmp_path: Path, damage: Callable[[Path], 
     cache.store({"gpu": "one"}, b"engine", {})
     damage(tmp_path)
     assert cache.find({"gpu": "one"}) is None
+
+
+def test_a_folder_that_cannot_be_written_is_an_error_with_its_own_remedy(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(ArtifactError) as caught:
+        EngineCache(tmp_path / "file" / "cache").store({}, b"engine", {})
+    assert "--no-engine-cache" in str(caught.value.remedy)
 
 
 def test_timings_belong_to_a_gpu_and_a_version(tmp_path: Path) -> None:
