@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -15,6 +15,9 @@ from parnet_deploy.errors import EngineError
 
 # float32 or float16, as the tensor's specification says.
 Array = NDArray[Any]
+
+# Told what a build is doing; answers whether to go on.
+Report = Callable[[str], bool]
 
 
 @dataclass(frozen=True)
@@ -80,10 +83,13 @@ class Backend(Protocol):
     def device_records(self, devices: Sequence[str]) -> tuple[DeviceRecord, ...]:
         """Describe devices of this machine; an engine runs where the capability is the one it was built for."""
 
-    def build(self, onnx_path: Path, spec: StageSpec, engine_path: Path) -> Mapping[str, int]:
+    def build(
+        self, onnx_path: Path, spec: StageSpec, engine_path: Path, *, report: Report | None = None
+    ) -> Mapping[str, int]:
         """Write the engine of a stage and return how many layers of each type went in, where the backend tells.
 
-        Stages of different devices are built at the same time. Raises `EngineError` naming the stage if that fails.
+        Stages of different devices are built at the same time; a backend whose builds are long calls `report` while it
+        builds. Raises `EngineError` naming the stage if it fails or is told to stop.
         """
 
     def load(self, engine_path: Path, spec: StageSpec) -> Engine:

@@ -19,7 +19,8 @@ from parnet_deploy.errors import EngineError, OutputExistsError
 from parnet_deploy.planning.placement import place, split_threads
 from parnet_deploy.planning.schedule import schedule
 
-# Called before each stage is built, with its name, how many are done, and how many there are; one call at a time.
+# Called with the stage's name, how many are done and how many there are, before each is built; and while it is built,
+# with what is being done behind the name, where the backend tells. One call at a time.
 Progress = Callable[[str, int, int], None]
 
 
@@ -92,35 +93,49 @@ class _Build:
     def __post_init__(self) -> None:
         self._lock = Lock()
         self._done = 0
-        self._failed = False
+        self._error: BaseException | None = None
 
     def run(self) -> tuple[EngineRecord, ...]:
         devices = _devices_of(self.placement)
         records: dict[str, EngineRecord] = {}
         with ThreadPoolExecutor(max_workers=len(devices)) as pool:
-            for built in pool.map(self._build_device, devices):
-                records.update(built)
+            try:
+                for built in pool.map(self._build_device, devices):
+                    records.update(built)
+            except BaseException as error:
+                # An interrupt of this thread is a failure too: the builds that run are told to stop.
+                self._error = self._error or error
+        if self._error is not None:
+            # The first failure is the cause of the others.
+            raise self._error
         return tuple(records[stage.name] for stage in self.stages)
 
     def _build_device(self, device: str) -> dict[str, EngineRecord]:
         records: dict[str, EngineRecord] = {}
         for stage in self.stages:
             # What another device's failure has made useless is not begun.
-            if self.placement[stage.name].device == device and not self._failed:
+            if self.placement[stage.name].device == device and self._error is None:
                 records[stage.name] = self._build_stage(stage)
         return records
 
-    def _build_stage(self, stage: Stage) -> EngineRecord:
+    def _tell(self, text: str) -> bool:
         with self._lock:
             if self.progress is not None:
-                self.progress(stage.name, self._done, len(self.stages))
+                self.progress(text, self._done, len(self.stages))
+        return self._error is None
+
+    def _build_stage(self, stage: Stage) -> EngineRecord:
+        self._tell(stage.name)
         path = self.folder / f"{stage.name}{self.backend.suffix}"
         lane, count = self.placement[stage.name], self.threads[stage.name]
         spec = stage_spec(stage, self.bundle.manifest, lane, count, is_alone=len(self.stages) == 1)
         try:
-            layers = self.backend.build(self.bundle.file_of(stage.name), spec, path)
-        except BaseException:
-            self._failed = True
+            layers = self.backend.build(
+                self.bundle.file_of(stage.name), spec, path, report=lambda step: self._tell(f"{stage.name}: {step}")
+            )
+        except BaseException as error:
+            with self._lock:
+                self._error = self._error or error
             raise
         with self._lock:
             self._done += 1

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from parnet_deploy.artifacts.schemas import DeviceRecord, Lane
-from parnet_deploy.engines.base import Array, StageSpec, check_binding
+from parnet_deploy.engines.base import Array, Report, StageSpec, check_binding
 from parnet_deploy.engines.options import BuildOptions, refuse_gpu_options
 from parnet_deploy.planning.placement import device_lanes
 
@@ -55,7 +55,14 @@ class NullBackend:
         """Describe any device as equally good at doing nothing."""
         return tuple(DeviceRecord(device=device, name="null", capability="any") for device in devices)
 
-    def build(self, onnx_path: Path, spec: StageSpec, engine_path: Path) -> Mapping[str, int]:  # noqa: ARG002
+    def build(
+        self,
+        onnx_path: Path,  # noqa: ARG002
+        spec: StageSpec,  # noqa: ARG002
+        engine_path: Path,
+        *,
+        report: Report | None = None,  # noqa: ARG002
+    ) -> Mapping[str, int]:
         """Write an empty file."""
         engine_path.write_bytes(b"")
         return {}

@@ -15,7 +15,7 @@ import numpy as np
 import onnxruntime
 
 from parnet_deploy.artifacts.schemas import DeviceRecord, Lane, TensorSpec
-from parnet_deploy.engines.base import Array, StageSpec, check_binding
+from parnet_deploy.engines.base import Array, Report, StageSpec, check_binding
 from parnet_deploy.engines.cpu import cpu_record
 from parnet_deploy.engines.options import BuildOptions, refuse_gpu_options
 from parnet_deploy.errors import EngineError
@@ -152,7 +152,14 @@ class OnnxRuntimeBackend:
                 raise EngineError(f"backend 'onnxruntime' runs on the cpu, not on {device}")
         return tuple(cpu_record() for _ in devices)
 
-    def build(self, onnx_path: Path, spec: StageSpec, engine_path: Path) -> Mapping[str, int]:
+    def build(
+        self,
+        onnx_path: Path,
+        spec: StageSpec,
+        engine_path: Path,
+        *,
+        report: Report | None = None,  # noqa: ARG002
+    ) -> Mapping[str, int]:
         """Optimise the stage's graph for this machine and save it."""
         options = _session_options(spec)
         options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_ALL

@@ -11,7 +11,7 @@ from contextlib import nullcontext
 from pathlib import Path
 
 from parnet_deploy.artifacts.schemas import DeviceRecord, Lane
-from parnet_deploy.engines.base import Engine, StageSpec
+from parnet_deploy.engines.base import Engine, Report, StageSpec
 from parnet_deploy.engines.gpus import Gpu, current_gpu, list_gpus
 from parnet_deploy.engines.options import BuildOptions
 from parnet_deploy.engines.tensorrt_build import BuiltEngine, build_engine
@@ -78,13 +78,15 @@ class TensorRTBackend:
         capability = "sm80+" if later else f"sm{gpu.compute_capability}"
         return DeviceRecord(device=device, name=gpu.name, capability=capability)
 
-    def build(self, onnx_path: Path, spec: StageSpec, engine_path: Path) -> Mapping[str, int]:
+    def build(
+        self, onnx_path: Path, spec: StageSpec, engine_path: Path, *, report: Report | None = None
+    ) -> Mapping[str, int]:
         """Write the stage's engine and return its layers by type; one that is in the cache is not built again."""
         (device,) = self.device_records([spec.lane.device])
         key = engine_key(onnx_path, spec, self.version(), device, self._options)
         found = None if self._cache is None else self._cache.find(key)
         if found is None:
-            built = self._build(onnx_path, spec, device)
+            built = self._build(onnx_path, spec, device, report)
             found = built.data, built.layers
             if self._cache is not None:
                 self._cache.store(key, *found)
@@ -94,14 +96,14 @@ class TensorRTBackend:
         engine_path.write_bytes(data)
         return layers
 
-    def _build(self, onnx_path: Path, spec: StageSpec, device: DeviceRecord) -> BuiltEngine:
+    def _build(self, onnx_path: Path, spec: StageSpec, device: DeviceRecord, report: Report | None) -> BuiltEngine:
         is_rtx = self._trt.flavour == "rtx"
         targets = tuple(part.removeprefix("sm") for part in device.capability.split()) if is_rtx else ()
         # TensorRT for RTX times nothing while it builds.
         timings = None if is_rtx or self._cache is None else self._cache.timings(self.version(), device)
         ahead = bool(self._options.compute_capabilities)
         with nullcontext() if ahead else current_gpu(int(spec.lane.device.removeprefix("cuda:"))):
-            return build_engine(self._trt, onnx_path, spec, self._options, targets, timings)
+            return build_engine(self._trt, onnx_path, spec, self._options, targets, timings, report)
 
     def load(self, engine_path: Path, spec: StageSpec) -> Engine:
         """Raise `EngineError`: no executor of this version runs on CUDA devices."""

@@ -17,7 +17,7 @@ from threading import get_ident
 from typing import Any
 
 from parnet_deploy.artifacts.schemas import TensorSpec
-from parnet_deploy.engines.base import StageSpec
+from parnet_deploy.engines.base import Report, StageSpec
 from parnet_deploy.engines.options import HardwareCompatibility, TensorRTOptions
 from parnet_deploy.engines.tensorrt_flavour import TensorRT
 from parnet_deploy.errors import EngineError
@@ -47,12 +47,13 @@ def build_engine(
     spec: StageSpec,
     options: TensorRTOptions,
     targets: tuple[str, ...],
-    timing_cache: bytes | None,
+    timing_cache: bytes | None = None,
+    report: Report | None = None,
 ) -> BuiltEngine:
     """Compile a stage for the current device, or for `targets` where the flavour builds ahead of time.
 
     The network is strongly typed: every tensor has the type that the ONNX file gives it. `timing_cache` holds earlier
-    timings of this device and version, or nothing; `None` builds without.
+    timings of this device and version, or nothing; `None` builds without. `report` is told TensorRT's phases and steps.
 
     Raises:
         EngineError: TensorRT cannot parse the file or build the engine; its own message, with the node's name.
@@ -69,6 +70,9 @@ def build_engine(
         _set_targets(tensorrt, config, spec, targets)
         _add_profile(builder, config, spec)
         has_timings = timing_cache is not None and _set_timing_cache(config, timing_cache)
+        if report is not None:
+            monitor = _monitor(trt, report)
+            config.progress_monitor = monitor
         data = builder.build_serialized_network(network, config)
         if data is None:
             raise _failure(tensorrt, spec, "build", messages, remedy=_TURING_REMEDY if "75" in targets else None)
@@ -159,6 +163,26 @@ def _set_timing_cache(config: Any, data: bytes) -> bool:
         if timing_cache is not None and config.set_timing_cache(timing_cache, False):
             return True
     return False
+
+
+def _monitor(trt: Any, report: Report) -> Any:
+    """Return a progress monitor that reports the innermost phase; TensorRT stops where the answer is no."""
+
+    class PhaseMonitor(trt.IProgressMonitor):  # type: ignore[misc]
+        def __init__(self) -> None:
+            trt.IProgressMonitor.__init__(self)
+            self._steps: dict[str, int] = {}
+
+        def phase_start(self, phase: str, _parent: str | None, steps: int) -> None:
+            self._steps[phase] = steps
+
+        def phase_finish(self, phase: str) -> None:
+            self._steps.pop(phase, None)
+
+        def step_complete(self, phase: str, step: int) -> bool:
+            return report(f"{phase.lower()} {step + 1}/{self._steps.get(phase, step + 1)}")
+
+    return PhaseMonitor()
 
 
 def _failure(

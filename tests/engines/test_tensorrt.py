@@ -253,6 +253,39 @@ def test_a_failure_on_one_device_ends_the_build_and_leaves_nothing(make_bundle: 
     assert [path.name for path in tmp_path.iterdir()] == [bundle.name]
 
 
+def test_progress_names_the_stage_and_tensorrt_s_phases(make_bundle: MakeBundle, tmp_path: Path) -> None:
+    seen: list[tuple[str, int, int]] = []
+    options = rtx("86", devices=(0, 1))
+    build_plan(
+        make_bundle("branches", "fp16"),
+        tmp_path / "plan",
+        backend="tensorrt",
+        options=options,
+        progress=lambda *step: seen.append(step),
+    )
+    assert {text for text, _, _ in seen if ":" not in text} == {"left", "right", "join"}
+    steps = [text for text, _, _ in seen if text.startswith("join: optimizing graph ")]
+    total = int(steps[-1].split("/")[1])
+    assert steps == [f"join: optimizing graph {step}/{total}" for step in range(1, total + 1)]
+    assert [done for _, done, _ in seen] == sorted(done for _, done, _ in seen)
+
+
+def test_a_build_stops_when_it_is_told_to(make_bundle: MakeBundle, tmp_path: Path) -> None:
+    bundle = make_bundle("whole")
+    manifest = open_bundle(bundle).manifest
+    spec = stage_spec(manifest.stages[0], manifest, Lane(device="cuda:0"), 1, is_alone=True)
+    told: list[str] = []
+
+    def stop(step: str) -> bool:
+        told.append(step)
+        return len(told) < 5
+
+    with pytest.raises(EngineError, match="cannot build stage 'whole'"):
+        get_backend("tensorrt", rtx()).build(bundle / "whole.onnx", spec, tmp_path / "whole.engine", report=stop)
+    assert 5 <= len(told) < 20
+    assert not (tmp_path / "whole.engine").exists()
+
+
 def test_a_session_over_engines_for_gpus_is_refused_where_there_is_none(
     make_bundle: MakeBundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
