@@ -18,7 +18,7 @@ from parnet_deploy.engines import build_plan, get_backend
 from parnet_deploy.engines.base import stage_spec
 from parnet_deploy.engines.options import BuildOptions, TensorRTOptions
 from parnet_deploy.engines.tensorrt_build import build_engine
-from parnet_deploy.engines.tensorrt_flavour import load_tensorrt
+from parnet_deploy.engines.tensorrt_flavour import TensorRT, load_tensorrt
 from parnet_deploy.errors import EngineError
 from parnet_deploy.runtime import Session
 
@@ -337,3 +337,22 @@ def test_a_builder_that_gives_no_engine_and_no_reason_is_reported(
     trt = load_tensorrt(TensorRTOptions(flavour="rtx"))
     with pytest.raises(EngineError, match="cannot build stage 'whole': it gave no reason"):
         build_engine(trt, bundle / "whole.onnx", spec, TensorRTOptions(), ("86",), None)
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+@pytest.mark.parametrize("earlier", [b"", b"no timings", None], ids=["none", "damaged", "own"])
+def test_timings_go_in_and_come_out(make_bundle: MakeBundle, earlier: bytes | None) -> None:
+    """The path of the full TensorRT, with the module that is here: it keeps a cache too, though of nothing."""
+    bundle = make_bundle("whole", "fp16")
+    manifest = open_bundle(bundle).manifest
+    spec = stage_spec(manifest.stages[0], manifest, Lane(device="cuda:0"), 1, is_alone=True)
+    trt = TensorRT("tensorrt", load_tensorrt(TensorRTOptions(flavour="rtx")).module)
+    options = TensorRTOptions(hardware_compatibility="ampere-plus")
+
+    def timings(before: bytes | None) -> bytes | None:
+        return build_engine(trt, bundle / "whole.onnx", spec, options, (), before).timing_cache
+
+    assert timings(None) is None
+    found = timings(timings(b"") if earlier is None else earlier)
+    assert found
+    assert found != b"no timings"
