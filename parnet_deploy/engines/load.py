@@ -6,6 +6,7 @@ from parnet_deploy.artifacts.folders import OpenPlan
 from parnet_deploy.artifacts.schemas import DeviceRecord
 from parnet_deploy.engines.base import Backend, Engine, stage_spec
 from parnet_deploy.engines.gpus import covers
+from parnet_deploy.engines.options import options_of_plan
 from parnet_deploy.engines.registry import get_backend
 from parnet_deploy.errors import ArtifactError, EngineError
 from parnet_deploy.planning.schedule import check_schedule
@@ -59,12 +60,13 @@ def load_engines(plan: OpenPlan) -> dict[str, Engine]:
         EngineError: an unknown backend, another version or device, or an engine file that does not load.
         MissingDependencyError: the backend's package is not installed.
     """
-    backend = get_backend(plan.manifest.backend)
+    manifest = plan.manifest
+    backend = get_backend(manifest.backend, options_of_plan(manifest.backend, manifest.backend_version))
     check_plan(plan, backend)
     engines: dict[str, Engine] = {}
-    for stage, record in zip(plan.manifest.stages, plan.manifest.engines, strict=True):
-        lane = plan.manifest.placement[stage.name]
-        is_alone = len(plan.manifest.stages) == 1
-        spec = stage_spec(stage, plan.manifest, lane, record.threads, is_alone=is_alone)
+    for stage, record in zip(manifest.stages, manifest.engines, strict=True):
+        lane = manifest.placement[stage.name]
+        is_alone = len(manifest.stages) == 1
+        spec = stage_spec(stage, manifest, lane, record.threads, is_alone=is_alone)
         engines[stage.name] = backend.load(plan.folder / record.file.name, spec)
     return engines

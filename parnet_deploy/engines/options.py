@@ -64,6 +64,13 @@ class BuildOptions:
             raise EngineError(f"devices {list(self.devices)} are not a choice", remedy="name each device once")
 
 
+def options_of_plan(backend: str, backend_version: str) -> BuildOptions | None:
+    """Return the options that open a plan's backend: where both TensorRTs are installed, the one that built it."""
+    if backend != "tensorrt":
+        return None
+    return BuildOptions(tensorrt=TensorRTOptions(flavour="rtx" if backend_version.startswith("rtx ") else "tensorrt"))
+
+
 def parse_compute_capabilities(text: str) -> tuple[str, ...]:
     """Parse `86,8.9,sm120` as `("86", "89", "120")`, in ascending order, each once.
 

@@ -8,7 +8,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 
 import pytest
 
@@ -16,6 +16,7 @@ from parnet_deploy.artifacts.folders import open_bundle, open_plan
 from parnet_deploy.artifacts.schemas import BatchRange, Copy, DeviceRecord, Lane, Stage
 from parnet_deploy.engines import build_plan, get_backend
 from parnet_deploy.engines.base import stage_spec
+from parnet_deploy.engines.gpus import Gpu
 from parnet_deploy.engines.options import BuildOptions, TensorRTOptions
 from parnet_deploy.engines.tensorrt_build import build_engine
 from parnet_deploy.engines.tensorrt_flavour import TensorRT, load_tensorrt
@@ -239,8 +240,6 @@ def test_a_stage_of_another_stage_s_file_is_refused(make_bundle: MakeBundle, tmp
 
 
 def _spec(toys: ModuleType, batch: BatchRange):  # type: ignore[no-untyped-def]
-    from types import SimpleNamespace
-
     stage = Stage(name="whole", inputs=("image",), outputs=("logits",))
     graph = SimpleNamespace(tensors=toys.toy_tensors("fp32"), batch=batch)
     return stage_spec(stage, graph, Lane(device="cuda:0"), 1, is_alone=True)  # type: ignore[arg-type]
@@ -292,9 +291,27 @@ def test_a_session_over_engines_for_gpus_is_refused_where_there_is_none(
     monkeypatch.setattr("parnet_deploy.engines.tensorrt.list_gpus", lambda: ())
     # Whatever else is installed, the plan's flavour is the one that opens it.
     folder = build(make_bundle("whole", "fp16"), tmp_path / "plan", rtx("86", "89"))
-    with pytest.raises(EngineError, match="finds no GPU here") as caught:
+    monkeypatch.setitem(sys.modules, "tensorrt", SimpleNamespace(__version__="11.4.0.106"))
+    with pytest.raises(EngineError, match="TensorRT for RTX finds no GPU here") as caught:
         Session.open(folder)
     assert caught.value.remedy
+
+
+@pytest.mark.parametrize(
+    ("capability", "message"),
+    [
+        ("86", "this version of parnet-deploy has no CUDA executor"),
+        ("120", r"built for compute capability 8.6, 8.9 \(sm86 sm89\) as cuda:0, and this is GPU \(sm120\)"),
+        ("90", "cannot build for compute capability 90"),
+    ],
+)
+def test_a_session_over_engines_for_gpus_names_what_is_missing(
+    make_bundle: MakeBundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capability: str, message: str
+) -> None:
+    folder = build(make_bundle("whole", "fp16"), tmp_path / "plan", rtx("86", "89"))
+    monkeypatch.setattr("parnet_deploy.engines.tensorrt.list_gpus", lambda: (Gpu(0, "GPU", capability),))
+    with pytest.raises(EngineError, match=message):
+        Session.open(folder)
 
 
 def test_engines_are_those_of_polygraphy(make_bundle: MakeBundle, tmp_path: Path) -> None:

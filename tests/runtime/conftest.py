@@ -98,7 +98,7 @@ def python_stages(monkeypatch: pytest.MonkeyPatch) -> Callable[[Mapping[str, Sta
 
     def use(functions: Mapping[str, StageFunction]) -> PythonBackend:
         backend = PythonBackend(functions)
-        monkeypatch.setattr("parnet_deploy.engines.load.get_backend", lambda _: backend)
+        monkeypatch.setattr("parnet_deploy.engines.load.get_backend", lambda *_: backend)
         return backend
 
     return use
