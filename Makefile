@@ -12,8 +12,7 @@ BINDINGS := .cache/tensorrt-bindings
 help:
 	@echo "make setup    make $(VENV) and install everything, pinned by constraints.txt"
 	@echo "make demo     train, fuse, export, build, run, verify and benchmark; ends with out/demo/report.html"
-	@echo "make test     ruff, mypy, import-linter and all tests"
-	@echo "make trt-bindings  fetch TensorRT's Python bindings 10 and 11, which make test then checks the builder against"
+	@echo "make test     ruff, mypy, import-linter and all tests; fetches TensorRT's Python bindings to check calls against"
 	@echo "make check    ruff, mypy and import-linter only"
 	@echo "make format   format the code"
 	@echo "make clean    remove what demo wrote and the caches"
@@ -38,7 +37,7 @@ check: setup
 	$(BIN)/lint-imports
 
 # One thread a process: the tests run two at a time.
-test: check
+test: check trt-bindings
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal --durations 10
 
 trt-bindings: $(BINDINGS)/10 $(BINDINGS)/11
