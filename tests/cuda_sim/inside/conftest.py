@@ -1,0 +1,114 @@
+"""What tests on the driver in host memory share: its controls, and counts of what was tried."""
+
+from __future__ import annotations
+
+import ctypes
+import json
+import os
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+LIVE = ("contexts", "streams", "events", "device buffers", "pinned buffers", "pushed contexts", "graphs")
+
+
+class Simulation:
+    """The controls that `libcuda.so.1` exports besides the driver's own functions."""
+
+    def __init__(self) -> None:
+        self._library = ctypes.CDLL("libcuda.so.1")
+        for name, result, *arguments in (
+            ("delays", None, ctypes.c_uint64, ctypes.c_uint),
+            ("fail_at", None, ctypes.c_long, ctypes.c_int),
+            ("failed_call", ctypes.c_char_p),
+            ("live", ctypes.c_long, ctypes.c_int),
+            ("calls", ctypes.c_long),
+            ("steps", ctypes.c_long),
+            ("faults", ctypes.c_long, ctypes.c_char_p, ctypes.c_size_t),
+            ("trace_start", None),
+            ("trace_stop", ctypes.c_size_t, ctypes.c_char_p, ctypes.c_size_t),
+            ("set_peer", None, ctypes.c_int, ctypes.c_int, ctypes.c_int),
+            ("set_free_bytes", None, ctypes.c_uint64),
+        ):
+            function = getattr(self._library, f"cudasim_{name}")
+            function.restype, function.argtypes = result, arguments
+            setattr(self, f"_{name}", function)
+
+    def delays(self, seed: int, longest_us: int) -> None:
+        """Draw delays anew; 0 for none."""
+        self._delays(seed, longest_us)
+
+    def fail_at(self, call: int, error: int = 2) -> None:
+        """Make the `call`-th driver call from now fail; 0 for none."""
+        self._fail_at(call, error)
+
+    def failed_call(self) -> str:
+        """The call that was made to fail, or an empty string."""
+        name: bytes = self._failed_call()
+        return name.decode()
+
+    def live(self) -> dict[str, int]:
+        """What is alive, by kind; kinds of which there is nothing are left out."""
+        return {name: count for index, name in enumerate(LIVE) if (count := self._live(index))}
+
+    def calls(self) -> int:
+        """How many driver calls were made."""
+        return int(self._calls())
+
+    def steps(self) -> int:
+        """How many operations were executed on streams."""
+        return int(self._steps())
+
+    def faults(self) -> str:
+        """The latest misuse of memory or objects since the last question, or an empty string."""
+        text = ctypes.create_string_buffer(256)
+        self._faults(text, 256)
+        return text.value.decode()
+
+    def trace_start(self) -> None:
+        """Forget the trace and begin a new one."""
+        self._trace_start()
+
+    def trace_stop(self) -> list[tuple[str, int, int, int]]:
+        """Every operation executed since: name, device, stream, bytes."""
+        text = ctypes.create_string_buffer(1 << 20)
+        assert self._trace_stop(text, 1 << 20) < 1 << 20
+        rows = (line.split() for line in text.value.decode().splitlines())
+        return [(name, int(device), int(stream), int(size)) for name, device, stream, size in rows]
+
+    def set_peer(self, first: int, second: int, *, reach: bool) -> None:
+        """Let two devices reach each other's memory, or not."""
+        self._set_peer(first, second, reach)
+
+    def set_free_bytes(self, size_bytes: int) -> None:
+        """Leave each device so much to allocate."""
+        self._set_free_bytes(size_bytes)
+
+
+@pytest.fixture(scope="session")
+def counts() -> Iterator[Counter[str]]:
+    """What was tried, for the summary of the run outside."""
+    counts: Counter[str] = Counter()
+    yield counts
+    Path(os.environ["CUDASIM_REPORT"]).write_text(json.dumps(counts))
+
+
+@pytest.fixture(scope="session")
+def simulation() -> Simulation:
+    return Simulation()
+
+
+@pytest.fixture
+def sim(simulation: Simulation, counts: Counter[str]) -> Iterator[Simulation]:
+    """The controls, with no delays at first; afterwards nothing may be alive or misused."""
+    simulation.delays(0, 0)
+    simulation.fail_at(0)
+    before = simulation.calls(), simulation.steps()
+    yield simulation
+    simulation.fail_at(0)
+    assert simulation.live() == {}
+    assert simulation.faults() == ""
+    counts["driver calls"] += simulation.calls() - before[0]
+    counts["operations executed"] += simulation.steps() - before[1]
