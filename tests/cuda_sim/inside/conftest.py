@@ -7,9 +7,12 @@ import json
 import os
 from collections import Counter
 from collections.abc import Iterator
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
+
+from parnet_deploy.runtime.cuda.driver import Driver, open_driver
 
 LIVE = ("contexts", "streams", "events", "device buffers", "pinned buffers", "pushed contexts", "graphs")
 
@@ -112,3 +115,17 @@ def sim(simulation: Simulation, counts: Counter[str]) -> Iterator[Simulation]:
     assert simulation.faults() == ""
     counts["driver calls"] += simulation.calls() - before[0]
     counts["operations executed"] += simulation.steps() - before[1]
+
+
+@pytest.fixture(scope="session", params=["cuda-bindings", "pycuda"])
+def any_driver(request: pytest.FixtureRequest) -> Driver:
+    name: str = request.param
+    if name == "pycuda" and find_spec("pycuda") is None:
+        pytest.skip("pycuda is not installed (it is compiled, and needs a CUDA toolkit)")
+    return open_driver(name)
+
+
+@pytest.fixture
+def driver(any_driver: Driver, sim: Simulation) -> Driver:  # noqa: ARG001
+    """Each adapter that is installed, opened once: the driver cannot be closed."""
+    return any_driver

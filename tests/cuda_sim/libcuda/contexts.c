@@ -223,38 +223,42 @@ CUresult cuCtxDisablePeerAccess(CUcontext peer) {
     return result;
 }
 
-static const struct { CUresult code; const char *name; } names[] = {
-    {SUCCESS, "CUDA_SUCCESS"},
-    {INVALID_VALUE, "CUDA_ERROR_INVALID_VALUE"},
-    {OUT_OF_MEMORY, "CUDA_ERROR_OUT_OF_MEMORY"},
-    {NOT_INITIALIZED, "CUDA_ERROR_NOT_INITIALIZED"},
-    {INVALID_DEVICE, "CUDA_ERROR_INVALID_DEVICE"},
-    {INVALID_CONTEXT, "CUDA_ERROR_INVALID_CONTEXT"},
-    {PEER_ACCESS_UNSUPPORTED, "CUDA_ERROR_PEER_ACCESS_UNSUPPORTED"},
-    {INVALID_HANDLE, "CUDA_ERROR_INVALID_HANDLE"},
-    {NOT_FOUND, "CUDA_ERROR_NOT_FOUND"},
-    {NOT_READY, "CUDA_ERROR_NOT_READY"},
-    {ILLEGAL_ADDRESS, "CUDA_ERROR_ILLEGAL_ADDRESS"},
-    {PEER_ACCESS_ALREADY_ENABLED, "CUDA_ERROR_PEER_ACCESS_ALREADY_ENABLED"},
-    {PEER_ACCESS_NOT_ENABLED, "CUDA_ERROR_PEER_ACCESS_NOT_ENABLED"},
-    {CONTEXT_IS_DESTROYED, "CUDA_ERROR_CONTEXT_IS_DESTROYED"},
-    {NOT_SUPPORTED, "CUDA_ERROR_NOT_SUPPORTED"},
-    {STREAM_CAPTURE_INVALIDATED, "CUDA_ERROR_STREAM_CAPTURE_INVALIDATED"},
-    {STREAM_CAPTURE_UNJOINED, "CUDA_ERROR_STREAM_CAPTURE_UNJOINED"},
+#define ERROR(code) {code, "CUDA_ERROR_" #code, "description of " #code}
+
+static const struct { CUresult code; const char *name, *description; } errors[] = {
+    {SUCCESS, "CUDA_SUCCESS", "no error"},
+    ERROR(INVALID_VALUE),
+    ERROR(OUT_OF_MEMORY),
+    ERROR(NOT_INITIALIZED),
+    ERROR(INVALID_DEVICE),
+    ERROR(INVALID_CONTEXT),
+    ERROR(PEER_ACCESS_UNSUPPORTED),
+    ERROR(INVALID_HANDLE),
+    ERROR(NOT_FOUND),
+    ERROR(NOT_READY),
+    ERROR(ILLEGAL_ADDRESS),
+    ERROR(PEER_ACCESS_ALREADY_ENABLED),
+    ERROR(PEER_ACCESS_NOT_ENABLED),
+    ERROR(CONTEXT_IS_DESTROYED),
+    ERROR(LAUNCH_FAILED),
+    ERROR(NOT_SUPPORTED),
+    ERROR(STREAM_CAPTURE_INVALIDATED),
+    ERROR(STREAM_CAPTURE_UNJOINED),
 };
 
 CUresult cuGetErrorName(CUresult error, const char **text) {
-    for (size_t i = 0; i < sizeof names / sizeof names[0]; i++) {
-        if (names[i].code == error) {
-            *text = names[i].name;
-            return SUCCESS;
-        }
-    }
     *text = NULL;
-    return INVALID_VALUE;
+    for (size_t i = 0; i < sizeof errors / sizeof errors[0]; i++)
+        if (errors[i].code == error) *text = errors[i].name;
+    return *text ? SUCCESS : INVALID_VALUE;
 }
 
-CUresult cuGetErrorString(CUresult error, const char **text) { return cuGetErrorName(error, text); }
+CUresult cuGetErrorString(CUresult error, const char **text) {
+    *text = NULL;
+    for (size_t i = 0; i < sizeof errors / sizeof errors[0]; i++)
+        if (errors[i].code == error) *text = errors[i].description;
+    return *text ? SUCCESS : INVALID_VALUE;
+}
 
 /* As the driver does, answer with the newest form of a function: NAME_v3, NAME_v2, else NAME. */
 CUresult cuGetProcAddress_v2(const char *symbol, void **address, int version, uint64_t flags, int *status) {

@@ -133,10 +133,12 @@ static CUresult drain(CUstream stream) {
     return stream->context->error;
 }
 
+/* What waits does so also where it is made to fail, as it reports errors of what it waited for. */
 CUresult cuStreamSynchronize(CUstream stream) {
-    CALL(cuStreamSynchronize);
-    CUresult result = check(stream);
-    return result ? result : drain(stream);
+    CUresult result = sim_enter("cuStreamSynchronize");
+    if (!stream->alive) return INVALID_HANDLE;
+    CUresult drained = drain(stream);
+    return result ? result : drained;
 }
 
 CUresult cuStreamQuery(CUstream stream) {
@@ -203,12 +205,12 @@ CUresult cuStreamWaitEvent(CUstream stream, CUevent event, unsigned flags) {
 }
 
 CUresult cuEventSynchronize(CUevent event) {
-    CALL(cuEventSynchronize);
+    CUresult result = sim_enter("cuEventSynchronize");
     if (!event->alive) return INVALID_HANDLE;
     pthread_mutex_lock(&sim_lock);
     while (event->done < event->recorded) pthread_cond_wait(&sim_changed, &sim_lock);
     pthread_mutex_unlock(&sim_lock);
-    return event->context->error;
+    return result ? result : event->context->error;
 }
 
 CUresult cuEventQuery(CUevent event) {
