@@ -68,6 +68,33 @@ class Engine(Protocol):
         """Give up the engine's memory and threads, once no bound engine is left."""
 
 
+class BoundDeviceEngine(Protocol):
+    """An engine with fixed device memory for its inputs and outputs, and an execution context of its own."""
+
+    def enqueue(self, stream: int) -> None:
+        """Enqueue the stage on a CUDA stream of its device, whose context is current, and do not wait for it.
+
+        Raises:
+            EngineError: naming the stage, if it cannot be enqueued.
+        """
+
+    def close(self) -> None:
+        """Give up the execution context, once nothing that was enqueued is left to run."""
+
+
+class DeviceEngine(Protocol):
+    """A loaded engine whose tensors are in the memory of a CUDA device; bound with the device's context current."""
+
+    def bind_device(self, addresses: Mapping[str, int], batch: int) -> BoundDeviceEngine:
+        """Bind the device addresses of all inputs and outputs, C-contiguous with `batch` samples each.
+
+        The memory belongs to the caller, who keeps it until the bound engine is closed.
+        """
+
+    def close(self) -> None:
+        """Give up the engine's memory, once no bound engine is left."""
+
+
 class Backend(Protocol):
     """A way to build and run engines."""
 

@@ -19,3 +19,12 @@ def test_the_driver_in_host_memory_orders_only_what_calls_order(run_inside: RunI
 def test_the_facade_frees_everything_whatever_fails(run_inside: RunInside) -> None:
     counts = run_inside("test_facade.py")
     assert counts["faults injected"] >= 50
+
+
+def test_split_networks_run_right_and_only_with_all_their_waits(run_inside: RunInside) -> None:
+    counts = run_inside("test_cuda_executor.py")
+    assert counts["runs with random delays"] >= 1000
+    assert counts["schedules"] >= 40
+    assert counts["mutations caught"] >= 50
+    assert counts["faults injected"] >= 400
+    assert counts["concurrent requests"] >= 64

@@ -24,6 +24,7 @@ class Simulation:
         self._library = ctypes.CDLL("libcuda.so.1")
         for name, result, *arguments in (
             ("delays", None, ctypes.c_uint64, ctypes.c_uint),
+            ("hold", None, ctypes.c_int, ctypes.c_uint),
             ("fail_at", None, ctypes.c_long, ctypes.c_int),
             ("failed_call", ctypes.c_char_p),
             ("live", ctypes.c_long, ctypes.c_int),
@@ -42,6 +43,10 @@ class Simulation:
     def delays(self, seed: int, longest_us: int) -> None:
         """Draw delays anew; 0 for none."""
         self._delays(seed, longest_us)
+
+    def hold(self, stream: int, held_us: int) -> None:
+        """Hold every operation of one stream, by its number in the trace, back by as much; 0 for none."""
+        self._hold(stream, held_us)
 
     def fail_at(self, call: int, error: int = 2) -> None:
         """Make the `call`-th driver call from now fail; 0 for none."""
@@ -107,6 +112,7 @@ def simulation() -> Simulation:
 def sim(simulation: Simulation, counts: Counter[str]) -> Iterator[Simulation]:
     """The controls, with no delays at first; afterwards nothing may be alive or misused."""
     simulation.delays(0, 0)
+    simulation.hold(0, 0)
     simulation.fail_at(0)
     before = simulation.calls(), simulation.steps()
     yield simulation
@@ -129,3 +135,9 @@ def any_driver(request: pytest.FixtureRequest) -> Driver:
 def driver(any_driver: Driver, sim: Simulation) -> Driver:  # noqa: ARG001
     """Each adapter that is installed, opened once: the driver cannot be closed."""
     return any_driver
+
+
+@pytest.fixture(scope="session")
+def bundles() -> Path:
+    """A folder with the bundles of a small network, one per partition, named after it."""
+    return Path(os.environ["CUDASIM_BUNDLES"])

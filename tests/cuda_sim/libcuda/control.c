@@ -16,7 +16,8 @@ static long fail_at;
 static CUresult fail_with;
 static char failed_call[64], fault_text[128];
 static uint64_t seed = 1;
-static unsigned epoch, delay_us;
+static unsigned epoch, delay_us, hold_us;
+static int held;
 
 static struct { char name[40]; int device, stream; size_t size; } *trace;
 static size_t trace_length, trace_room;
@@ -78,6 +79,7 @@ void sim_delay(struct Stream *stream) {
     }
     uint64_t draw = sim_random(&stream->random);
     unsigned wait_us = delay_us && draw % 2 ? (unsigned)(draw / 2 % delay_us) * stream->slowness : 0;
+    if (stream->id == held) wait_us += hold_us;
     pthread_mutex_unlock(&sim_lock);
     if (wait_us) usleep(wait_us);
 }
@@ -88,6 +90,14 @@ void cudasim_delays(uint64_t new_seed, unsigned longest_us) {
     seed = new_seed;
     delay_us = longest_us;
     epoch++;
+    pthread_mutex_unlock(&sim_lock);
+}
+
+/* Hold every operation of one stream, by its number in the trace, back by as much; 0 for none. */
+void cudasim_hold(int stream, unsigned us) {
+    pthread_mutex_lock(&sim_lock);
+    held = stream;
+    hold_us = us;
     pthread_mutex_unlock(&sim_lock);
 }
 

@@ -6,7 +6,7 @@
 
 enum { GUARD_BYTES = 256 };
 enum { NEW = 0xff, FREED = 0xdd, GUARD = 0xa5 }; /* 0xff..: not a number, in float32 and float16 */
-static const size_t quarantine_limit = 64u << 20;
+static const size_t quarantine_limit = 4u << 20;
 
 static struct Allocation *allocations; /* the newest first */
 static size_t quarantined;
@@ -14,7 +14,7 @@ static size_t quarantined;
 struct Allocation *sim_find(const void *address, size_t size) {
     const unsigned char *start = address;
     for (struct Allocation *it = allocations; it; it = it->next)
-        if (it->alive && it->base && start >= it->base && start + size <= it->base + it->size) return it;
+        if (it->alive && start >= it->base && start + size <= it->base + it->size) return it;
     return NULL;
 }
 
@@ -27,7 +27,6 @@ static int all_are(const unsigned char *bytes, size_t size, unsigned char value)
 int sim_memory_is_intact(void) {
     int intact = 1;
     for (struct Allocation *it = allocations; it; it = it->next) {
-        if (!it->base) continue;
         intact &= all_are(it->base - GUARD_BYTES, GUARD_BYTES, GUARD) && all_are(it->base + it->size, GUARD_BYTES, GUARD);
         intact &= it->alive || all_are(it->base, it->size, FREED);
     }
@@ -57,14 +56,17 @@ static CUresult allocate(void **address, size_t size, enum Kind kind) {
     return result;
 }
 
-/* Freed memory stays a while, so that what is still written to it is found out. */
-static void empty_quarantine(void) {
-    for (struct Allocation *it = allocations; it && quarantined > quarantine_limit; it = it->next) {
-        if (it->alive || !it->base) continue;
-        if (!all_are(it->base, it->size, FREED)) sim_fault("memory was written after it was freed");
-        quarantined -= it->size;
-        free(it->base - GUARD_BYTES);
-        it->base = NULL;
+/* Freed memory stays a while, so that what is still written to it is found out; the oldest goes first. */
+static void shrink_quarantine(void) {
+    while (quarantined > quarantine_limit) {
+        struct Allocation **oldest = NULL;
+        for (struct Allocation **it = &allocations; *it; it = &(*it)->next)
+            if (!(*it)->alive) oldest = it;
+        struct Allocation *memory = *oldest;
+        if (!all_are(memory->base, memory->size, FREED)) sim_fault("memory was written after it was freed");
+        quarantined -= memory->size;
+        free(memory->base - GUARD_BYTES);
+        *oldest = memory->next; /* the description stays, for operations that still name it */
     }
 }
 
@@ -83,7 +85,7 @@ static CUresult give_back(void *address, enum Kind kind, CUresult result) {
         quarantined += memory->size;
         if (kind == DEVICE_MEMORY) sim_contexts[memory->device].free_bytes += memory->size;
         sim_live(kind == DEVICE_MEMORY ? LIVE_DEVICE : LIVE_PINNED, -1);
-        empty_quarantine();
+        shrink_quarantine();
     }
     pthread_mutex_unlock(&sim_lock);
     return result;
