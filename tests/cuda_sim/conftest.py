@@ -112,13 +112,16 @@ def run_inside(
 
 
 def pytest_terminal_summary(terminalreporter: TerminalReporter) -> None:
-    """Print what was tried on the driver in host memory."""
+    """Print what was tried on the driver in host memory, or why nothing was."""
     total: Counter[str] = Counter()
     for report in terminalreporter.stats.get("passed", []):
         for name, counts in getattr(report, "user_properties", []):
             if name == "cuda_sim":
                 total.update(counts)
-    if total:
+    skipped = [report for report in terminalreporter.stats.get("skipped", []) if "cuda_sim" in report.keywords]
+    if total or skipped:
         terminalreporter.section("CUDA driver in host memory")
-        for name, count in sorted(total.items()):
-            terminalreporter.write_line(f"{count:>8}  {name}")
+    for name, count in sorted(total.items()):
+        terminalreporter.write_line(f"{count:>8}  {name}")
+    for reason in sorted({str(report.longrepr[2]) for report in skipped}):
+        terminalreporter.write_line(reason)

@@ -132,8 +132,9 @@ def any_driver(request: pytest.FixtureRequest) -> Driver:
 
 
 @pytest.fixture
-def driver(any_driver: Driver, sim: Simulation) -> Driver:  # noqa: ARG001
+def driver(any_driver: Driver, sim: Simulation, counts: Counter[str]) -> Driver:  # noqa: ARG001
     """Each adapter that is installed, opened once: the driver cannot be closed."""
+    counts[f"tests on {any_driver.name}"] += 1
     return any_driver
 
 
