@@ -169,10 +169,13 @@ class CudaBindingsDriver:
     def end_capture(self, stream: int) -> int:
         """Return what was captured, as a graph that can be launched."""
         graph = _value("cuStreamEndCapture", cuda.cuStreamEndCapture(stream))
-        try:
-            return int(_value("cuGraphInstantiate", cuda.cuGraphInstantiate(graph, 0)))
-        finally:
-            _check("cuGraphDestroy", *cuda.cuGraphDestroy(graph))
+        result = cuda.cuGraphInstantiate(graph, 0)
+        (destroyed,) = cuda.cuGraphDestroy(graph)
+        launchable = int(_value("cuGraphInstantiate", result))
+        if destroyed != _SUCCESS:
+            cuda.cuGraphExecDestroy(launchable)
+        _check("cuGraphDestroy", destroyed)
+        return launchable
 
     def launch_graph(self, graph: int, stream: int) -> None:
         """Enqueue a graph."""

@@ -12,9 +12,9 @@ from time import perf_counter
 
 from parnet_deploy.artifacts.schemas import Lane, Launch, Plan, Record, Wait
 from parnet_deploy.engines.base import Array, BoundDeviceEngine, DeviceEngine
-from parnet_deploy.errors import InferenceError, ParNetError
+from parnet_deploy.errors import EngineError, InferenceError, ParNetError
 from parnet_deploy.runtime.cuda.driver import Driver
-from parnet_deploy.runtime.cuda.objects import Buffer, Context, Event, PinnedBuffer, Stream, close_all
+from parnet_deploy.runtime.cuda.objects import Buffer, Context, Event, Graph, PinnedBuffer, Stream, close_all
 from parnet_deploy.runtime.cuda.program import (
     Download,
     Operation,
@@ -32,12 +32,31 @@ _BOUND_BATCH_SIZES = 8
 _Calls = tuple[Context, tuple[Callable[[], None], ...]]
 
 
-@dataclass(frozen=True)
+@dataclass
 class _Bound:
-    """Engines bound for one batch size, and the calls that enqueue a request of it."""
+    """Engines bound for one batch size, the calls that enqueue a request of it, and the graph of these calls."""
 
     engines: dict[str, BoundDeviceEngine]
     calls: list[_Calls]
+    graph: Graph | None = None
+    was_run: bool = False
+
+    @property
+    def closers(self) -> list[Callable[[], None]]:
+        """What gives everything up, when called from the last to the first."""
+        graphs = [] if self.graph is None else [self.graph.close]
+        return [*(engine.close for engine in self.engines.values()), *graphs]
+
+
+def _call_all(calls: Sequence[Callable[[], None]]) -> None:
+    for call in calls:
+        call()
+
+
+def _enqueue_all(groups: Sequence[_Calls]) -> None:
+    for context, calls in groups:
+        with context:
+            _call_all(calls)
 
 
 class CudaPipeline:
@@ -45,13 +64,20 @@ class CudaPipeline:
 
     Serves one request at a time; `view` and `run` may be called from any thread. Everything is allocated when it is
     made, except what `view` needs for tensors that do not pass through the host.
+
+    With `graphs`, and all stages on one device, the second request of a batch size is captured into a CUDA graph, which
+    this one and the next are launched as; the first is not, because engines set themselves up in it. Plans over several
+    devices, and traced requests, are enqueued piece by piece.
     """
 
-    def __init__(self, plan: Plan, engines: Mapping[str, DeviceEngine], driver: Driver) -> None:
+    def __init__(
+        self, plan: Plan, engines: Mapping[str, DeviceEngine], driver: Driver, *, graphs: bool = False
+    ) -> None:
         self._plan = plan
         self._engines = engines
         self._driver = driver
         self._program = compile_program(plan, driver.reaches)
+        self._graphs = graphs and len({lane.device for lane in self._program.lanes}) == 1
         self._contexts: dict[str, Context] = {}
         self._streams: dict[Lane, Stream] = {}
         self._events: dict[str, Event] = {}
@@ -95,14 +121,15 @@ class CudaPipeline:
         """
         try:
             bound = self._bound_for(batch)
-            bases = {} if trace is None else self._record_bases()
-            for context, calls in bound.calls if trace is None else self._calls(bound.engines, batch, traced=True):
-                with context:
-                    for call in calls:
-                        call()
-            self._wait_for_end()
-            if trace is not None:
+            if trace is None:
+                self._start(bound)
+                self._wait_for_end()
+            else:
+                bases = self._record_bases()
+                _enqueue_all(self._calls(bound.engines, batch, traced=True))
+                self._wait_for_end()
                 trace += self._read_timers(bases)
+            bound.was_run = True
         except BaseException as error:
             self._drain()
             if isinstance(error, ParNetError):
@@ -115,10 +142,10 @@ class CudaPipeline:
             return
         self._stopped = True
         contexts = list(self._contexts.values())
-        engines = [engine for bound in self._bound.values() for engine in bound.engines.values()]
+        closers = [close for bound in self._bound.values() for close in bound.closers]
         self._bound.clear()
         waits = [context.synchronize for context in contexts]
-        close_all([*(context.close for context in contexts), *(engine.close for engine in engines), *waits])
+        close_all([*(context.close for context in contexts), *closers, *waits])
 
     def _open(self, program: Program) -> None:
         for lane in program.lanes:
@@ -154,7 +181,7 @@ class CudaPipeline:
             self._bound.move_to_end(batch)
             return bound
         if len(self._bound) == _BOUND_BATCH_SIZES:
-            close_all([engine.close for engine in self._bound.popitem(last=False)[1].engines.values()])
+            close_all(self._bound.popitem(last=False)[1].closers)
         engines: dict[str, BoundDeviceEngine] = {}
         try:
             for stage in self._plan.stages:
@@ -205,6 +232,25 @@ class CudaPipeline:
                 return [partial(stream.record, self._events[event])]
             case Wait(event=event):
                 return [partial(stream.wait, self._events[event])]
+
+    def _start(self, bound: _Bound) -> None:
+        """Enqueue a request, as a graph where that is possible."""
+        if not (self._graphs and bound.was_run):
+            _enqueue_all(bound.calls)
+            return
+        stream = self._streams[self._program.home]
+        with stream.context:
+            if bound.graph is None:
+                bound.graph = self._capture(stream, [call for _, group in bound.calls for call in group])
+            bound.graph.launch(stream)
+
+    def _capture(self, stream: Stream, calls: Sequence[Callable[[], None]]) -> Graph:
+        try:
+            return Graph.capture(stream, partial(_call_all, calls))
+        except EngineError as error:
+            raise EngineError(
+                f"the schedule cannot be captured into a CUDA graph: {error.what}", remedy="run the plan without graphs"
+            ) from error
 
     def _wait_for_end(self) -> None:
         with self._contexts[self._program.home.device]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import ctypes
 import math
 from collections.abc import Callable, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from functools import partial
 from threading import Lock
 from types import TracebackType
@@ -172,6 +172,27 @@ class Stream(Resource):
         self.context.driver.copy_to_peer(
             target.handle, contexts[0], source.handle, contexts[1], size_bytes, self.handle
         )
+
+
+class Graph(Resource):
+    """What was enqueued on a stream and on those that it was joined with, to be launched as one; made by `capture`."""
+
+    @classmethod
+    def capture(cls, stream: Stream, enqueue: Callable[[], None]) -> Graph:
+        """Capture what `enqueue` puts on `stream`, and on streams that wait for its events and that it waits for."""
+        driver = stream.context.driver
+        driver.begin_capture(stream.handle)
+        try:
+            enqueue()
+        except BaseException:
+            with suppress(EngineError):
+                driver.destroy_graph(driver.end_capture(stream.handle))
+            raise
+        return cls(stream.context, driver.end_capture(stream.handle), driver.destroy_graph)
+
+    def launch(self, stream: Stream) -> None:
+        """Enqueue the graph."""
+        self.context.driver.launch_graph(self.handle, stream.handle)
 
 
 class Buffer(Resource):

@@ -85,11 +85,11 @@ static uint64_t all_nodes(const struct Graph *graph) {
 }
 
 CUresult cuStreamEndCapture(CUstream stream, CUgraph *result) {
-    CALL(cuStreamEndCapture);
+    CUresult injected = sim_enter("cuStreamEndCapture");
     CUgraph graph = stream->capture;
     if (!graph || graph->members[0] != stream) return INVALID_VALUE;
     pthread_mutex_lock(&sim_lock);
-    CUresult error = graph->error;
+    CUresult error = injected ? injected : graph->error;
     if (!error && with_ancestors(graph, stream->capture_after) != all_nodes(graph)) error = STREAM_CAPTURE_UNJOINED;
     graph->is_open = 0;
     for (int i = 0; i < graph->member_count; i++) graph->members[i]->capture = NULL;
