@@ -37,7 +37,7 @@ def libcuda_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     if find_spec("cuda") is None or find_spec("cuda.bindings") is None:
         pytest.skip("cuda-bindings is not installed (pip install cuda-bindings)")
     folder = tmp_path_factory.mktemp("libcuda")
-    options = ["-std=c11", "-D_DEFAULT_SOURCE", "-Wall", "-Wextra", "-Werror", "-O1", "-fPIC", "-shared", "-pthread"]
+    options = ["-std=c11", "-D_DEFAULT_SOURCE", "-Wall", "-Wextra", "-O1", "-fPIC", "-shared", "-pthread"]
     sources = sorted(map(str, (HERE / "libcuda").glob("*.c")))
     command = [compiler, *options, "-Wl,-soname,libcuda.so.1", *sources, "-o", str(folder / "libcuda.so.1"), "-ldl"]
     built = subprocess.run(command, capture_output=True, text=True, check=False)

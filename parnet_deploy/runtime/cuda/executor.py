@@ -104,7 +104,9 @@ class CudaPipeline:
 
         Raises:
             EngineError: a tensor that does not pass through the host cannot be brought there.
+            InferenceError: the pipeline is stopped, and the memory is gone.
         """
+        self._check_open()
         spec = self._plan.tensors[tensor]
         if tensor not in self._program.pinned:
             self._fetch(tensor, rows)
@@ -119,6 +121,7 @@ class CudaPipeline:
             InferenceError: something failed. The streams have been drained, and the pipeline stays usable unless a
                 device does not answer any more.
         """
+        self._check_open()
         try:
             bound = self._bound_for(batch)
             if trace is None:
@@ -171,6 +174,10 @@ class CudaPipeline:
             self._end = Event(context)
             for memory, tensor in program.pinned.items():
                 self._pinned[memory] = PinnedBuffer(context, self._size_bytes(tensor, self._plan.batch.max))
+
+    def _check_open(self) -> None:
+        if self._stopped:
+            raise InferenceError("the pipeline is stopped", remedy="open the plan again")
 
     def _size_bytes(self, tensor: str, batch: int) -> int:
         return batch * self._plan.tensors[tensor].size_bytes

@@ -33,6 +33,7 @@ class Simulation:
             ("faults", ctypes.c_long, ctypes.c_char_p, ctypes.c_size_t),
             ("trace_start", None),
             ("trace_stop", ctypes.c_size_t, ctypes.c_char_p, ctypes.c_size_t),
+            ("lose", None, ctypes.c_int),
             ("set_peer", None, ctypes.c_int, ctypes.c_int, ctypes.c_int),
             ("set_free_bytes", None, ctypes.c_uint64),
         ):
@@ -85,6 +86,10 @@ class Simulation:
         assert self._trace_stop(text, 1 << 20) < 1 << 20
         rows = (line.split() for line in text.value.decode().splitlines())
         return [(name, int(device), int(stream), int(size)) for name, device, stream, size in rows]
+
+    def lose(self, device: int) -> None:
+        """Let a device answer as after an illegal access, until all have given its context back."""
+        self._lose(device)
 
     def set_peer(self, first: int, second: int, *, reach: bool) -> None:
         """Let two devices reach each other's memory, or not."""

@@ -288,6 +288,23 @@ def test_a_failed_request_leaves_the_pipeline_usable(sim: Any, driver: Driver, b
     pipeline.stop()
     pipeline.stop()
     assert pipeline.is_stopped
+    with pytest.raises(InferenceError, match="is stopped"):
+        pipeline.view("logits", 1)
+    with pytest.raises(InferenceError, match="is stopped"):
+        pipeline.run(1)
+
+
+def test_a_device_that_is_lost_ends_the_pipeline(sim: Any, driver: Driver, bundles: Path) -> None:
+    """Each wait fails from then on, as after an illegal access; what there is is still given back."""
+    plan, engines = make_plan(bundles, "streams", devices(2))
+    pipeline = CudaPipeline(plan, engines, driver)
+    infer(pipeline, 1, 1)
+    sim.lose(0)
+    with pytest.raises(InferenceError, match="CUDA_ERROR_ILLEGAL_ADDRESS") as caught:
+        infer(pipeline, 1, 1)
+    assert "start it again" in str(caught.value.remedy)
+    assert pipeline.is_stopped
+    assert sim.live() == {}
 
 
 def test_memory_that_runs_out_is_named_and_given_back(sim: Any, driver: Driver, bundles: Path) -> None:

@@ -28,6 +28,13 @@ void cudasim_set_free_bytes(uint64_t bytes) {
     pthread_mutex_unlock(&sim_lock);
 }
 
+/* From now on the device's context answers as after an illegal access, until it is given back by all. */
+void cudasim_lose(int device) {
+    pthread_mutex_lock(&sim_lock);
+    sim_contexts[device].error = ILLEGAL_ADDRESS;
+    pthread_mutex_unlock(&sim_lock);
+}
+
 CUresult cuInit(unsigned flags) {
     (void)flags;
     CALL(cuInit);
