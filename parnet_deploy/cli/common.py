@@ -11,7 +11,7 @@ from typing import Annotated, Any
 
 import typer
 from rich.console import Console, RenderableType
-from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+from rich.progress import BarColumn, Progress, ProgressColumn, SpinnerColumn, TextColumn, TimeElapsedColumn
 
 ForceOption = Annotated[bool, typer.Option("--force", help="Replace the output if it exists.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Write machine-readable JSON to stdout; logs go to stderr.")]
@@ -23,13 +23,16 @@ _UNWRAPPED = 1000
 
 
 def stdout() -> Console:
-    """Return the console for results; where stdout is no terminal, lines are as long as they need to be."""
-    return Console(width=None if sys.stdout.isatty() else _UNWRAPPED, highlight=False)
+    """Return the console for results; where stdout is no terminal, lines are as long as they need to be.
+
+    Brackets are text, not markup: they occur in paths, labels and `pip install 'parnet-deploy[author]'`.
+    """
+    return Console(width=None if sys.stdout.isatty() else _UNWRAPPED, highlight=False, markup=False)
 
 
 def stderr() -> Console:
     """Return the console for logs and progress."""
-    return Console(stderr=True, width=None if sys.stderr.isatty() else _UNWRAPPED, highlight=False)
+    return Console(stderr=True, width=None if sys.stderr.isatty() else _UNWRAPPED, highlight=False, markup=False)
 
 
 def emit(result: Any, rendered: RenderableType, *, as_json: bool) -> None:
@@ -40,19 +43,16 @@ def emit(result: Any, rendered: RenderableType, *, as_json: bool) -> None:
         stdout().print(rendered)
 
 
+def _progress(*columns: ProgressColumn) -> Progress:
+    """Return a progress display on stderr that disappears at the end; none where stderr is no terminal."""
+    console = stderr()
+    return Progress(*columns, TimeElapsedColumn(), console=console, transient=True, disable=not console.is_terminal)
+
+
 @contextmanager
 def spinner(description: str) -> Iterator[Progress]:
-    """Show a progress line on stderr while the block runs; it disappears at the end."""
-    console = stderr()
-    progress = Progress(
-        SpinnerColumn(),
-        TextColumn("{task.description}"),
-        TimeElapsedColumn(),
-        console=console,
-        transient=True,
-        disable=not console.is_terminal,
-    )
-    with progress:
+    """Show a progress line on stderr while the block runs."""
+    with _progress(SpinnerColumn(), TextColumn("{task.description}")) as progress:
         progress.add_task(description)
         yield progress
 
@@ -65,17 +65,8 @@ def describe(progress: Progress, text: str) -> None:
 @contextmanager
 def progress_bar(description: str, total: int) -> Iterator[Progress]:
     """Show a progress bar on stderr; call `progress.advance(progress.task_ids[0])` for each step."""
-    console = stderr()
-    progress = Progress(
-        TextColumn("{task.description}"),
-        BarColumn(),
-        TextColumn("{task.completed}/{task.total}"),
-        TimeElapsedColumn(),
-        console=console,
-        transient=True,
-        disable=not console.is_terminal,
-    )
-    with progress:
+    columns = TextColumn("{task.description}"), BarColumn(), TextColumn("{task.completed}/{task.total}")
+    with _progress(*columns) as progress:
         progress.add_task(description, total=total)
         yield progress
 

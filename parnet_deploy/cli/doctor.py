@@ -36,6 +36,9 @@ CAPABILITIES: tuple[tuple[str, tuple[tuple[str, str], ...], str], ...] = (
         "author",
     ),
     ("build and run, onnxruntime on CPU", (("onnxruntime", "onnxruntime"),), "onnxruntime"),
+    ("build TensorRT engines without a GPU", (("tensorrt_rtx", "tensorrt-rtx-cu13"),), "tensorrt-rtx"),
+    ("build TensorRT engines on a GPU", (("tensorrt", "tensorrt"),), "tensorrt"),
+    ("reach the CUDA driver", (("cuda.bindings", "cuda-bindings"),), "cuda"),
     ("serve-bench", (("mlperf_loadgen", "mlcommons-loadgen"), ("matplotlib", "matplotlib")), "bench"),
 )
 
@@ -47,6 +50,7 @@ def doctor(as_json: JsonOption = False) -> None:
     """
     from rich.console import Group
     from rich.table import Table
+    from rich.text import Text
 
     from parnet_deploy.engines.cpu import available_cores, cpu_record
 
@@ -65,20 +69,21 @@ def doctor(as_json: JsonOption = False) -> None:
     table = Table("what", "ready", "versions", "remedy", box=None)
     for row in capabilities:
         versions = ", ".join(f"{name} {found}" for name, found in row["versions"].items())
-        table.add_row(row["what"], "[green]yes[/]" if row["ready"] else "[red]no[/]", versions, row["remedy"] or "")
+        ready = Text("yes", style="green") if row["ready"] else Text("no", style="red")
+        table.add_row(row["what"], ready, versions, row["remedy"] or "")
     conflict = _conflicting_runtimes()
     lines: list[Any] = [
         f"python {machine['python']}, {cpu.name} ({cpu.capability}), {machine['cores']} cores",
         f"GPU: {', '.join(gpus) if gpus else 'none found (nvidia-smi)'}",
         f"ONNX Runtime providers: {', '.join(providers) if providers else 'none'}",
         table,
-        *([f"[yellow]{conflict}[/]"] if conflict else []),
+        *([Text(conflict, style="yellow")] if conflict else []),
     ]
     emit({"machine": machine, "capabilities": capabilities, "conflict": conflict}, Group(*lines), as_json=as_json)
 
 
 def _examine(what: str, packages: tuple[tuple[str, str], ...], extra: str) -> dict[str, Any]:
-    missing = [dist for module, dist in packages if importlib.util.find_spec(module) is None]
+    missing = [dist for module, dist in packages if not _is_installed(module)]
     return {
         "what": what,
         "ready": not missing,
@@ -86,6 +91,14 @@ def _examine(what: str, packages: tuple[tuple[str, str], ...], extra: str) -> di
         "missing": missing,
         "remedy": f"pip install 'parnet-deploy[{extra}]'" if missing else None,
     }
+
+
+def _is_installed(module: str) -> bool:
+    """Look for a module without importing it; of a dotted name, the package before the dot is imported."""
+    try:
+        return importlib.util.find_spec(module) is not None
+    except ModuleNotFoundError:
+        return False
 
 
 def _version(distribution: str) -> str:
@@ -96,7 +109,7 @@ def _version(distribution: str) -> str:
 
 
 def _execution_providers() -> list[str]:
-    if importlib.util.find_spec("onnxruntime") is None:
+    if not _is_installed("onnxruntime"):
         return []
     import onnxruntime
 

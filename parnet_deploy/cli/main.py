@@ -7,7 +7,7 @@ import traceback
 from typing import Annotated
 
 import typer
-from rich.markup import escape
+from rich.text import Text
 
 from parnet_deploy import __version__
 from parnet_deploy.cli.build import build
@@ -117,7 +117,7 @@ def run_app(arguments: list[str]) -> int:
 def _report(error: ParNetError, *, debug: bool) -> int:
     if debug:
         traceback.print_exc()
-    stderr().print(f"[bold red]error:[/] {escape(str(error))}", soft_wrap=True)
+    stderr().print(Text.assemble(("error:", "bold red"), f" {error}"), soft_wrap=True)
     return error.exit_code
 
 

@@ -76,7 +76,7 @@ def serve_bench(
         report = measure_plans(plans, settings, rounds=rounds, output=output, force=force, on_progress=on_progress)
     emit(report.model_dump(mode="json"), rich_report(report), as_json=as_json)
     if output is not None:
-        stderr().print(f"report: {output / 'report.html'}", soft_wrap=True, markup=False)
+        stderr().print(f"report: {output / 'report.html'}", soft_wrap=True)
 
 
 @contextmanager

@@ -79,10 +79,10 @@ def train(
                 on_progress=lambda event: _show(event, chosen.epochs, bar),
             )
         except KeyboardInterrupt:
-            bar.console.print(f"interrupted; to continue, run the same command with --resume ({folder})", markup=False)
+            bar.console.print(f"interrupted; to continue, run the same command with --resume ({folder})")
             raise typer.Exit(INTERRUPTED) from None
     emit(_as_dict(result, output), _as_text(result, settings, output), as_json=as_json)
-    stderr().print(f"metrics: {folder / 'metrics.csv'}", soft_wrap=True, markup=False)
+    stderr().print(f"metrics: {folder / 'metrics.csv'}", soft_wrap=True)
 
 
 def _show(event: Progress, epochs: int, bar: Bar) -> None:

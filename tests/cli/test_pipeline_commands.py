@@ -139,7 +139,12 @@ def test_inspect(cli, pipeline, artefact: str) -> None:
 
 def test_doctor_says_what_this_machine_can_do(cli) -> None:
     found = cli("doctor", "--json").json
-    assert all(row["ready"] for row in found["capabilities"])
+    rows = {row["what"]: row for row in found["capabilities"]}
+    for what in ("train, import, fuse", "export", "build and run, onnxruntime on CPU", "serve-bench"):
+        assert rows[what]["ready"]
+        assert rows[what]["remedy"] is None
+    for row in rows.values():
+        assert row["ready"] == (row["missing"] == []) == (row["remedy"] is None)
     assert "CPUExecutionProvider" in found["machine"]["onnxruntime_providers"]
     assert cli("doctor").exit_code == 0
 
@@ -154,6 +159,7 @@ def test_doctor_says_what_is_missing(cli, monkeypatch: pytest.MonkeyPatch) -> No
     rows = {row["what"]: row for row in cli("doctor", "--json").json["capabilities"]}
     assert rows["export"]["missing"] == ["onnxsim"]
     assert rows["export"]["remedy"] == "pip install 'parnet-deploy[author]'"
+    assert "pip install 'parnet-deploy[author]'" in cli("doctor").stdout
 
 
 def test_help_and_target_side_import_no_torch() -> None:
