@@ -7,7 +7,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
-import numpy as np
 from numpy.typing import NDArray
 
 from parnet_deploy.artifacts.folders import ArtifactKind, kind_of
@@ -77,8 +76,3 @@ def open_predictor(path: Path) -> Iterator[Predictor]:
     else:
         with Session.open(path) as session:
             yield PlanPredictor(session)
-
-
-def predict_in_batches(predictor: Predictor, images: Array, batch_size: int = 16) -> Array:
-    """Return logits for any number of images, a batch at a time."""
-    return np.concatenate([predictor.predict(images[i : i + batch_size]) for i in range(0, len(images), batch_size)])

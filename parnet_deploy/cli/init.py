@@ -28,18 +28,14 @@ def init(
     from parnet_deploy.artifacts.files import refuse_existing
     from parnet_deploy.models.checkpoints import save_checkpoint
     from parnet_deploy.models.initialization import create_random_network
-    from parnet_deploy.models.parnet import check_resolution
+    from parnet_deploy.models.parnet import preprocessing_at
     from parnet_deploy.models.variants import get_variant
 
     refuse_existing(output, force=force)
     variant = get_variant(model)
     changes = {"num_classes": classes, "activation": activation.value if activation else None}
     network = variant.network.model_copy(update={k: v for k, v in changes.items() if v is not None})
-    preprocessing = variant.preprocessing
-    if resolution is not None:
-        check_resolution(network, resolution, resolution)
-        size = (preprocessing.input_size[0], resolution, resolution)
-        preprocessing = preprocessing.model_copy(update={"input_size": size})
+    preprocessing = preprocessing_at(network, variant.preprocessing, resolution)
     with spinner(f"drawing {model}"):
         card = save_checkpoint(
             output,

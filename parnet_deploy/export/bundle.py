@@ -36,7 +36,7 @@ from parnet_deploy.export.operations import count_gflop
 from parnet_deploy.export.parity import run_graph
 from parnet_deploy.export.stages import extract_stage, tensor_spec, write_stage
 from parnet_deploy.models.checkpoints import load_network
-from parnet_deploy.models.parnet import check_resolution
+from parnet_deploy.models.parnet import preprocessing_at
 from parnet_deploy.planning.partition import IMAGE, LOGITS, partition
 
 # Relative to the largest logit. float32: another order of summation over 12 layers stays near 1e-6. float16: each of 12
@@ -81,8 +81,7 @@ def export_bundle(
     opened = open_card(Path(checkpoint))
     card = opened.manifest
     stages = partition(card.network, options.partition, form=card.form)
-    preprocessing = _at_resolution(card.preprocessing, options.resolution)
-    check_resolution(card.network, *preprocessing.input_size[1:])
+    preprocessing = preprocessing_at(card.network, card.preprocessing, options.resolution)
     network = load_network(opened)
     size = preprocessing.input_size[1:]
     images = random_images(preprocessing, options.batch.opt)
@@ -121,19 +120,10 @@ def export_bundle(
             stages=made,
             float32_islands=islands,
             parity=parity,
-            tools={
-                name: version(name) for name in ("torch", "onnx", "onnx-ir", "onnxscript", "onnxsim", "onnxruntime")
-            },
+            tools={name: version(name) for name in _TOOLS},
         )
         write_manifest(folder / "bundle.json", bundle)
     return bundle
-
-
-def _at_resolution(preprocessing: Preprocessing, resolution: int | None) -> Preprocessing:
-    if resolution is None:
-        return preprocessing
-    channels = preprocessing.input_size[0]
-    return preprocessing.model_copy(update={"input_size": (channels, resolution, resolution)})
 
 
 def _metadata(opened: OpenCard, preprocessing: Preprocessing, options: ExportOptions) -> dict[str, str]:

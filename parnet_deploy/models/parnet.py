@@ -13,7 +13,7 @@ from typing import Any, Literal
 from pydantic import ValidationError
 from torch import Tensor, nn
 
-from parnet_deploy.artifacts.schemas import NetworkConfig
+from parnet_deploy.artifacts.schemas import NetworkConfig, Preprocessing
 from parnet_deploy.errors import NetworkError
 from parnet_deploy.models import blocks, fused
 from parnet_deploy.planning import partition as names
@@ -60,6 +60,19 @@ def check_resolution(cfg: NetworkConfig, height: int, width: int) -> None:
             f"an input of {height}x{width} pixels, but both sides must be multiples of {step}",
             remedy=f"resize to {nearest[0]}x{nearest[1]}",
         )
+
+
+def preprocessing_at(cfg: NetworkConfig, preprocessing: Preprocessing, resolution: int | None) -> Preprocessing:
+    """Return the preprocessing for a square input of `resolution` pixels; as it is where that is None.
+
+    Raises:
+        NetworkError: an input size that the network cannot take.
+    """
+    if resolution is not None:
+        size = (preprocessing.input_size[0], resolution, resolution)
+        preprocessing = preprocessing.model_copy(update={"input_size": size})
+    check_resolution(cfg, *preprocessing.input_size[1:])
+    return preprocessing
 
 
 def _replace_fields(cfg: NetworkConfig, overrides: dict[str, Any]) -> NetworkConfig:

@@ -7,7 +7,7 @@ from typing import Literal
 from parnet_deploy.artifacts.schemas import SCHEMA_VERSION, Frozen, NetworkConfig, Positive, Preprocessing
 from parnet_deploy.datasets.images import ImageDataset
 from parnet_deploy.models.blocks import Activation
-from parnet_deploy.models.parnet import check_resolution
+from parnet_deploy.models.parnet import preprocessing_at
 from parnet_deploy.models.variants import get_variant
 from parnet_deploy.training.recipe import Recipe
 
@@ -44,14 +44,10 @@ def plan_training(
     network = variant.network.model_copy(
         update={"num_classes": len(data.label_names), "activation": activation or variant.network.activation}
     )
-    preprocessing = variant.preprocessing
-    if resolution is not None:
-        check_resolution(network, resolution, resolution)
-        preprocessing = preprocessing.model_copy(update={"input_size": (network.in_chans, resolution, resolution)})
     return RunSettings(
         architecture=architecture,
         network=network,
-        preprocessing=preprocessing,
+        preprocessing=preprocessing_at(network, variant.preprocessing, resolution),
         recipe=recipe,
         data=data.name,
         label_names=data.label_names,
