@@ -111,11 +111,16 @@ def _fastest_ms(session: Session, images: NDArray[np.float32], batch_size: int, 
 def _stage_times(session: Session, inputs: NDArray[np.float32], runs: int) -> tuple[StageTiming, ...]:
     """Return each stage's median start and duration over several inferences, in the order of the plan's stages."""
     order = [stage.name for stage in session.plan.stages]
-    profiled: list[list[StageTiming]] = [[] for _ in range(runs)]
-    for entry in session.profile(inputs, runs):
-        duration_ms = entry.end_ms - entry.start_ms
-        timing = StageTiming(stage=entry.stage, lane=entry.lane, start_ms=entry.start_ms, duration_ms=duration_ms)
-        profiled[entry.run].append(timing)
+    profiled = [
+        [
+            StageTiming(
+                stage=span.stage, lane=span.lane, start_ms=span.start_ms, duration_ms=span.end_ms - span.start_ms
+            )
+            for span in spans
+            if not span.is_copy
+        ]
+        for spans in session.profile(inputs, runs)
+    ]
     return tuple(sorted(median_stage_times(profiled), key=lambda timing: order.index(timing.stage)))
 
 

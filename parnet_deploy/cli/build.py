@@ -102,10 +102,10 @@ def build(
     from parnet_deploy.engines.options import (
         BuildOptions,
         TensorRTOptions,
+        default_cache_dir,
         parse_compute_capabilities,
         parse_devices,
     )
-    from parnet_deploy.engines.tensorrt_cache import default_cache_dir
 
     is_cached = backend == "tensorrt" and not no_engine_cache
     options = BuildOptions(

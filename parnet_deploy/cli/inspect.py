@@ -139,7 +139,7 @@ def _built_for(plan: Plan) -> str:
 
 
 def _timeline(opened: OpenPlan, *, measure: bool) -> list[RenderableType]:
-    from parnet_deploy.planning.timeline import Span, draw_timeline, simulate
+    from parnet_deploy.planning.timeline import draw_timeline, simulate
 
     plan = opened.manifest
     # A plan for GPUs can be inspected anywhere; what is for the processor has to run on this one.
@@ -151,8 +151,7 @@ def _timeline(opened: OpenPlan, *, measure: bool) -> list[RenderableType]:
         with Session.open(opened.folder) as session:
             session.warm_up()
             zeros = np.zeros((plan.batch.opt, *plan.preprocessing.input_size), np.float32)
-            times = session.profile(zeros, 1)
-        spans = tuple(Span(time.lane, time.stage, time.start_ms, time.end_ms) for time in times)
+            (spans,) = session.profile(zeros)
         title = "timeline of one measured request"
     else:
         sizes = {engine.stage: engine.file.size_bytes / 2**20 for engine in plan.engines}

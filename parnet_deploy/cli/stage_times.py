@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from statistics import median
 from typing import TYPE_CHECKING, Annotated
@@ -123,10 +124,11 @@ def _measure_plan(path: Path, bundles: Sequence[OpenBundle]) -> dict[Path, Stage
     with Session.open(path) as session:
         session.warm_up()
         zeros = np.zeros((plan.batch.opt, *plan.preprocessing.input_size), np.float32)
-        times = session.profile(zeros, _MEASURED_RUNS)
+        runs = session.profile(zeros, _MEASURED_RUNS)
     measured: dict[str, list[float]] = {}
-    for time in times:
-        measured.setdefault(time.stage, []).append(time.end_ms - time.start_ms)
+    for span in chain.from_iterable(runs):
+        if not span.is_copy:
+            measured.setdefault(span.stage, []).append(span.end_ms - span.start_ms)
     devices = ", ".join(f"{record.device} ({record.name})" for record in plan.devices)
     source = f"measured here, {plan.backend} on {devices}, each stage as {path} places it, median of {_MEASURED_RUNS}"
     return {made_from[0].folder: StageTimes({name: median(values) for name, values in measured.items()}, source)}

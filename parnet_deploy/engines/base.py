@@ -69,10 +69,10 @@ class Engine(Protocol):
 
 
 class BoundDeviceEngine(Protocol):
-    """An engine with fixed device memory for its inputs and outputs, and an execution context of its own."""
+    """An engine with fixed device memory for its inputs and outputs, a stream, and an execution context of its own."""
 
-    def enqueue(self, stream: int) -> None:
-        """Enqueue the stage on a CUDA stream of its device, whose context is current, and do not wait for it.
+    def enqueue(self) -> None:
+        """Enqueue the stage on its stream, whose context is current, and do not wait for it.
 
         Raises:
             EngineError: naming the stage, if it cannot be enqueued.
@@ -83,12 +83,19 @@ class BoundDeviceEngine(Protocol):
 
 
 class DeviceEngine(Protocol):
-    """A loaded engine whose tensors are in the memory of a CUDA device; bound with the device's context current."""
+    """A loaded engine whose tensors are in the memory of a CUDA device.
 
-    def bind_device(self, addresses: Mapping[str, int], batch: int) -> BoundDeviceEngine:
-        """Bind the device addresses of all inputs and outputs, C-contiguous with `batch` samples each.
+    It is loaded, bound and closed with the device's context current; several bound engines of it may run at a time.
+    """
 
-        The memory belongs to the caller, who keeps it until the bound engine is closed.
+    def bind_device(self, addresses: Mapping[str, int], batch: int, stream: int) -> BoundDeviceEngine:
+        """Bind a CUDA stream, and the addresses of all inputs and outputs, C-contiguous with `batch` samples each.
+
+        Memory and stream belong to the caller, who keeps them until the bound engine is closed. No two requests are
+        enqueued on bound engines of one stream at the same time.
+
+        Raises:
+            EngineError: naming the stage, if there is no memory for an execution context or the batch does not fit.
         """
 
     def close(self) -> None:
@@ -103,6 +110,9 @@ class Backend(Protocol):
 
     def version(self) -> str:
         """Return the version that engines are tied to."""
+
+    def runs(self, version: str) -> bool:
+        """Tell whether engines that were built by a version can be loaded by this one."""
 
     def lanes(self, count: int) -> tuple[Lane, ...]:
         """Return the lanes that `count` stages may be placed on, those to prefer first."""
@@ -119,8 +129,12 @@ class Backend(Protocol):
         builds. Raises `EngineError` naming the stage if it fails or is told to stop.
         """
 
-    def load(self, engine_path: Path, spec: StageSpec) -> Engine:
-        """Load an engine; raise `EngineError` naming the stage if that fails."""
+    def load(self, engine_path: Path, spec: StageSpec) -> Engine | DeviceEngine:
+        """Load an engine for the lane of `spec`: an `Engine` on the processor, a `DeviceEngine` on a GPU.
+
+        Raises:
+            EngineError: naming the stage, if the file is not such an engine.
+        """
 
 
 def check_binding(spec: StageSpec, inputs: Mapping[str, Array], outputs: Mapping[str, Array]) -> None:

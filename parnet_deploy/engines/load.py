@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext, suppress
+
 from parnet_deploy.artifacts.folders import OpenPlan
-from parnet_deploy.artifacts.schemas import DeviceRecord
-from parnet_deploy.engines.base import Backend, Engine, stage_spec
+from parnet_deploy.artifacts.schemas import DeviceRecord, Lane
+from parnet_deploy.engines.base import Backend, DeviceEngine, Engine, stage_spec
 from parnet_deploy.engines.gpus import covers
 from parnet_deploy.engines.options import options_of_plan
 from parnet_deploy.engines.registry import get_backend
-from parnet_deploy.errors import ArtifactError, EngineError
+from parnet_deploy.errors import ArtifactError, EngineError, ParNetError
 from parnet_deploy.planning.schedule import check_schedule
 
 _REMEDY = "build the plan again on this machine: parnet-deploy build BUNDLE -o PLAN"
@@ -26,7 +29,7 @@ def check_plan(plan: OpenPlan, backend: Backend) -> None:
         check_schedule(manifest.schedule, manifest.stages, manifest.placement, manifest.input, manifest.output)
     except ValueError as error:
         raise ArtifactError(f"the schedule is not sound: {error}", where=where, remedy=_REMEDY) from error
-    if manifest.backend_version != backend.version():
+    if not backend.runs(manifest.backend_version):
         raise EngineError(
             f"built with {backend.name} {manifest.backend_version}, and this is {backend.version()}",
             where=where,
@@ -52,21 +55,42 @@ def _runs_on(built_for: DeviceRecord, found: DeviceRecord) -> bool:
     return covers(built_for.capability, found.capability)
 
 
-def load_engines(plan: OpenPlan) -> dict[str, Engine]:
-    """Load every stage's engine, by stage name.
+def open_backend(plan: OpenPlan) -> Backend:
+    """Return the backend of a plan, once it is certain that the plan can run here.
 
     Raises:
         ArtifactError: an unsound schedule.
-        EngineError: an unknown backend, another version or device, or an engine file that does not load.
+        EngineError: an unknown backend, or another version or device than the plan was built for.
         MissingDependencyError: the backend's package is not installed.
     """
     manifest = plan.manifest
-    backend = get_backend(manifest.backend, options_of_plan(manifest.backend, manifest.backend_version))
+    backend = get_backend(manifest.backend, options_of_plan(manifest))
     check_plan(plan, backend)
-    engines: dict[str, Engine] = {}
-    for stage, record in zip(manifest.stages, manifest.engines, strict=True):
-        lane = manifest.placement[stage.name]
-        is_alone = len(manifest.stages) == 1
-        spec = stage_spec(stage, manifest, lane, record.threads, is_alone=is_alone)
-        engines[stage.name] = backend.load(plan.folder / record.file.name, spec)
+    return backend
+
+
+def load_engines(
+    plan: OpenPlan,
+    backend: Backend,
+    current: Callable[[Lane], AbstractContextManager[object]] = lambda _: nullcontext(),
+) -> dict[str, Engine | DeviceEngine]:
+    """Load every stage's engine, by stage name; `current` makes a lane's device current while that is done.
+
+    Raises:
+        EngineError: an engine file that does not load; those that were loaded are closed.
+    """
+    manifest = plan.manifest
+    is_alone = len(manifest.stages) == 1
+    engines: dict[str, Engine | DeviceEngine] = {}
+    try:
+        for stage, record in zip(manifest.stages, manifest.engines, strict=True):
+            lane = manifest.placement[stage.name]
+            spec = stage_spec(stage, manifest, lane, record.threads, is_alone=is_alone)
+            with current(lane):
+                engines[stage.name] = backend.load(plan.folder / record.file.name, spec)
+    except BaseException:
+        for name, engine in engines.items():
+            with suppress(ParNetError), current(manifest.placement[name]):
+                engine.close()
+        raise
     return engines

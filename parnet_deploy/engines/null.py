@@ -47,6 +47,10 @@ class NullBackend:
         """Return a constant: there is nothing to be incompatible with."""
         return "1"
 
+    def runs(self, version: str) -> bool:
+        """Tell whether engines of a version run here: only its own."""
+        return version == self.version()
+
     def lanes(self, count: int) -> tuple[Lane, ...]:
         """Return a lane for every stage."""
         return device_lanes("cpu", count)

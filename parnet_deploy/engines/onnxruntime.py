@@ -137,6 +137,10 @@ class OnnxRuntimeBackend:
         """Return ONNX Runtime's version."""
         return str(onnxruntime.__version__)
 
+    def runs(self, version: str) -> bool:
+        """Tell whether engines of a version run here: only its own."""
+        return version == self.version()
+
     def lanes(self, count: int) -> tuple[Lane, ...]:
         """Return a lane for every stage.
 

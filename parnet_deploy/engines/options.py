@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Literal
 
+from parnet_deploy.artifacts.schemas import Plan
 from parnet_deploy.errors import EngineError
 
 Flavour = Literal["tensorrt", "rtx"]
@@ -64,11 +66,21 @@ class BuildOptions:
             raise EngineError(f"devices {list(self.devices)} are not a choice", remedy="name each device once")
 
 
-def options_of_plan(backend: str, backend_version: str) -> BuildOptions | None:
+def options_of_plan(plan: Plan) -> BuildOptions | None:
     """Return the options that open a plan's backend: where both TensorRTs are installed, the one that built it."""
-    if backend != "tensorrt":
+    if plan.backend != "tensorrt":
         return None
-    return BuildOptions(tensorrt=TensorRTOptions(flavour="rtx" if backend_version.startswith("rtx ") else "tensorrt"))
+    options = TensorRTOptions(
+        flavour="rtx" if plan.backend_version.startswith("rtx ") else "tensorrt",
+        version_compatible=bool(plan.build_options.get("version_compatible", False)),
+        cache_dir=default_cache_dir(),
+    )
+    return BuildOptions(tensorrt=options)
+
+
+def default_cache_dir() -> Path:
+    """Return the user's cache folder for engines: below `XDG_CACHE_HOME`, or `~/.cache`."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "parnet-deploy" / "tensorrt"
 
 
 def parse_compute_capabilities(text: str) -> tuple[str, ...]:

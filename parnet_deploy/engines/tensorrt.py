@@ -11,12 +11,13 @@ from contextlib import nullcontext
 from pathlib import Path
 
 from parnet_deploy.artifacts.schemas import DeviceRecord, Lane
-from parnet_deploy.engines.base import Engine, Report, StageSpec
+from parnet_deploy.engines.base import Report, StageSpec
 from parnet_deploy.engines.gpus import Gpu, current_gpu, list_gpus
 from parnet_deploy.engines.options import BuildOptions
 from parnet_deploy.engines.tensorrt_build import BuiltEngine, build_engine
 from parnet_deploy.engines.tensorrt_cache import EngineCache, engine_key
 from parnet_deploy.engines.tensorrt_flavour import check_options, check_targets, load_tensorrt
+from parnet_deploy.engines.tensorrt_run import TensorRTEngine
 from parnet_deploy.errors import EngineError
 from parnet_deploy.planning.placement import device_lanes
 
@@ -105,13 +106,21 @@ class TensorRTBackend:
         with nullcontext() if ahead else current_gpu(int(spec.lane.device.removeprefix("cuda:"))):
             return build_engine(self._trt, onnx_path, spec, self._options, targets, timings, report)
 
-    def load(self, engine_path: Path, spec: StageSpec) -> Engine:
-        """Raise `EngineError`: no executor of this version runs on CUDA devices."""
-        raise EngineError(
-            f"stage {spec.name!r} runs on {spec.lane.device}, and this version of parnet-deploy has no CUDA executor",
-            where=engine_path,
-            remedy="build for the processor: parnet-deploy build BUNDLE -o PLAN --backend onnxruntime",
-        )
+    def runs(self, version: str) -> bool:
+        """Tell whether engines of a version run here: its own, or an earlier one's that were built to be compatible."""
+        own = self.version()
+        if version == own or not self._options.version_compatible:
+            return version == own
+        return [int(part) for part in version.split(".")] <= [int(part) for part in own.split(".")]
+
+    def load(self, engine_path: Path, spec: StageSpec) -> TensorRTEngine:
+        """Deserialize an engine onto the current device."""
+        kernels = None
+        if self._cache is not None and self._trt.flavour == "rtx":
+            (device,) = self.device_records([spec.lane.device])
+            kernels = self._cache.kernels(engine_path, self.version(), device)
+        host_code = self._options.version_compatible
+        return TensorRTEngine(self._trt, engine_path, spec, host_code=host_code, kernels=kernels)
 
 
 def _find(device: str, gpus: Sequence[Gpu]) -> Gpu:

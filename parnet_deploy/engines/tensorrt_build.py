@@ -8,21 +8,20 @@ do not look at what `set_compute_capability` answers; a test compares the engine
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
-from threading import get_ident
 from typing import Any
 
 from parnet_deploy.artifacts.schemas import TensorSpec
 from parnet_deploy.engines.base import Report, StageSpec
 from parnet_deploy.engines.options import HardwareCompatibility, TensorRTOptions
+from parnet_deploy.engines.tensorrt_errors import collected_errors, logger, tensorrt_failure
 from parnet_deploy.engines.tensorrt_flavour import TensorRT
 from parnet_deploy.errors import EngineError
 
-_DTYPES = {"FLOAT": "float32", "HALF": "float16"}
+# TensorRT's names of the types that cross between stages.
+DTYPES = {"FLOAT": "float32", "HALF": "float16"}
 _HARDWARE_COMPATIBILITY: dict[HardwareCompatibility, str] = {
     "ampere-plus": "AMPERE_PLUS",
     "same-compute-capability": "SAME_COMPUTE_CAPABILITY",
@@ -59,11 +58,11 @@ def build_engine(
         EngineError: TensorRT cannot parse the file or build the engine; its own message, with the node's name.
     """
     trt = tensorrt.module
-    with _collected_errors(trt) as messages:
+    with collected_errors(trt) as messages:
         try:
-            builder = trt.Builder(_logger(trt))
+            builder = trt.Builder(logger(trt))
         except TypeError as error:
-            raise _failure(tensorrt, spec, "make a builder for", messages or [str(error)]) from error
+            raise tensorrt_failure(tensorrt, spec, "make a builder for", messages or [str(error)]) from error
         network = builder.create_network(1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED))
         _parse(tensorrt, network, onnx_path, spec, messages)
         config = _configure(trt, builder, options)
@@ -75,18 +74,20 @@ def build_engine(
             config.progress_monitor = monitor
         data = builder.build_serialized_network(network, config)
         if data is None:
-            raise _failure(tensorrt, spec, "build", messages, remedy=_TURING_REMEDY if "75" in targets else None)
+            raise tensorrt_failure(
+                tensorrt, spec, "build", messages, remedy=_TURING_REMEDY if "75" in targets else None
+            )
         layers = Counter(network.get_layer(index).type.name for index in range(network.num_layers))
         timings = bytes(config.get_timing_cache().serialize()) if has_timings else None
         return BuiltEngine(bytes(data), dict(sorted(layers.items())), timings)
 
 
 def _parse(tensorrt: TensorRT, network: Any, onnx_path: Path, spec: StageSpec, messages: list[str]) -> None:
-    parser = tensorrt.module.OnnxParser(network, _logger(tensorrt.module))
+    parser = tensorrt.module.OnnxParser(network, logger(tensorrt.module))
     if not parser.parse_from_file(str(onnx_path)):
         errors = [parser.get_error(index) for index in range(parser.num_errors)]
         found = [_locate(error) for error in errors]
-        raise _failure(tensorrt, spec, "read", found or messages, onnx_path)
+        raise tensorrt_failure(tensorrt, spec, "read", found or messages, onnx_path)
     found_inputs = [network.get_input(index) for index in range(network.num_inputs)]
     found_outputs = [network.get_output(index) for index in range(network.num_outputs)]
     _check_tensors(found_inputs, spec.inputs, spec, onnx_path)
@@ -107,7 +108,7 @@ def _check_tensors(found: list[Any], expected: Mapping[str, TensorSpec], spec: S
     for tensor in found:
         wanted = expected[tensor.name]
         shape = (-1 if spec.batch.is_dynamic else spec.batch.opt, *wanted.shape)
-        if _DTYPES.get(tensor.dtype.name) != wanted.dtype or tuple(tensor.shape) != shape:
+        if DTYPES.get(tensor.dtype.name) != wanted.dtype or tuple(tensor.shape) != shape:
             raise EngineError(
                 f"stage {spec.name!r}: {tensor.name!r} is {tensor.dtype.name}{list(tensor.shape)}, the manifest says "
                 f"{wanted.dtype}{list(shape)}",
@@ -142,7 +143,7 @@ def _set_targets(tensorrt: TensorRT, config: Any, spec: StageSpec, targets: tupl
     for index, target in enumerate(targets):
         capability = tensorrt.module.ComputeCapability.__members__[f"SM{target}"]
         if not config.set_compute_capability(capability, index):
-            raise _failure(tensorrt, spec, f"target compute capability {target} for", [])
+            raise tensorrt_failure(tensorrt, spec, f"target compute capability {target} for", [])
 
 
 def _add_profile(builder: Any, config: Any, spec: StageSpec) -> None:
@@ -183,50 +184,3 @@ def _monitor(trt: Any, report: Report) -> Any:
             return report(f"{phase.lower()} {step + 1}/{self._steps.get(phase, step + 1)}")
 
     return PhaseMonitor()
-
-
-def _failure(
-    tensorrt: TensorRT,
-    spec: StageSpec,
-    action: str,
-    messages: list[str],
-    where: Path | None = None,
-    remedy: str | None = None,
-) -> EngineError:
-    # What comes first is the cause of what follows.
-    reason = messages[0].strip() if messages else "it gave no reason"
-    return EngineError(f"{tensorrt.title} cannot {action} stage {spec.name!r}: {reason}", where=where, remedy=remedy)
-
-
-# Lists of error messages by the thread that builds; written by `_collected_errors`, filled by the logger.
-_collecting: dict[int, list[str]] = {}
-
-
-@contextmanager
-def _collected_errors(trt: Any) -> Iterator[list[str]]:
-    """Collect what TensorRT logs as an error while this thread builds."""
-    _logger(trt)
-    messages: list[str] = []
-    _collecting[get_ident()] = messages
-    try:
-        yield messages
-    finally:
-        del _collecting[get_ident()]
-
-
-@cache
-def _logger(trt: Any) -> Any:
-    """Return the one logger of the process: TensorRT keeps the first that it is given, for good."""
-
-    class ErrorLogger(trt.ILogger):  # type: ignore[misc]
-        def __init__(self) -> None:
-            trt.ILogger.__init__(self)
-
-        def log(self, severity: Any, message: str) -> None:
-            if severity in (trt.ILogger.INTERNAL_ERROR, trt.ILogger.ERROR):
-                # A thread of TensorRT's own tells everyone who builds.
-                lists = [_collecting[get_ident()]] if get_ident() in _collecting else list(_collecting.values())
-                for messages in lists:
-                    messages.append(message)
-
-    return ErrorLogger()

@@ -6,7 +6,7 @@ An engine is kept as `KEY.engine` with `KEY.json`, which holds its sha256; what 
 from __future__ import annotations
 
 import json
-import os
+import logging
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,8 @@ from parnet_deploy.engines.base import StageSpec
 from parnet_deploy.engines.options import TensorRTOptions
 from parnet_deploy.errors import ArtifactError
 
+_log = logging.getLogger(__name__)
+
 
 class CacheEntry(Frozen):
     """`KEY.json`: what the engine depends on, its hash, and its layers."""
@@ -26,11 +28,6 @@ class CacheEntry(Frozen):
     key: dict[str, Any]
     file: FileRecord
     layers: dict[str, int]
-
-
-def default_cache_dir() -> Path:
-    """Return the user's cache folder for engines: below `XDG_CACHE_HOME`, or `~/.cache`."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "parnet-deploy" / "tensorrt"
 
 
 def engine_key(
@@ -46,6 +43,27 @@ def engine_key(
         "gpu": device.name,
         "capability": device.capability,
     }
+
+
+@dataclass(frozen=True)
+class RuntimeCacheFile:
+    """Kernels of one engine on one GPU, as TensorRT for RTX serializes them; it refuses what is not its own."""
+
+    path: Path
+
+    def read(self) -> bytes:
+        """Return what was kept; nothing is empty."""
+        try:
+            return self.path.read_bytes()
+        except OSError:
+            return b""
+
+    def write(self, data: bytes) -> None:
+        """Keep kernels; where that fails, which a warning says, they are compiled again next time."""
+        try:
+            _write(self.path, data)
+        except ArtifactError as error:
+            _log.warning("compiled kernels are not kept: %s", error.what)
 
 
 @dataclass(frozen=True)
@@ -87,6 +105,11 @@ class EngineCache:
     def store_timings(self, version: str, device: DeviceRecord, data: bytes) -> None:
         """Keep the timings of this GPU and version."""
         _write(self._timing_path(version, device), data)
+
+    def kernels(self, engine_path: Path, version: str, device: DeviceRecord) -> RuntimeCacheFile:
+        """Return where the kernels that TensorRT for RTX compiles for an engine on this GPU are kept."""
+        key = {"engine": sha256_of_file(engine_path), "tensorrt": version, "gpu": device.name}
+        return RuntimeCacheFile(self.folder / f"{_name(key)}.kernels")
 
     def _timing_path(self, version: str, device: DeviceRecord) -> Path:
         key = {"tensorrt": version, "gpu": device.name, "capability": device.capability}

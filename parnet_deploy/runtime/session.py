@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from queue import SimpleQueue
 from threading import Lock
-from time import perf_counter
 from types import TracebackType
 from typing import Any, Self
 
@@ -16,12 +15,37 @@ from numpy.typing import NDArray
 
 from parnet_deploy.artifacts.folders import OpenPlan, open_plan
 from parnet_deploy.artifacts.schemas import Plan
-from parnet_deploy.engines.base import Engine
-from parnet_deploy.engines.load import load_engines
-from parnet_deploy.errors import InferenceError
-from parnet_deploy.runtime.executor import Pipeline, StageTime
+from parnet_deploy.errors import EngineError, InferenceError, ParNetError
+from parnet_deploy.planning.schedule import HOST
+from parnet_deploy.planning.timeline import Span
+from parnet_deploy.runtime.base import Executor, Pipeline, close_all
+from parnet_deploy.runtime.cpu import CpuExecutor
+from parnet_deploy.runtime.cuda.options import CudaOptions
 
 Images = NDArray[np.float32]
+
+_DEFAULT_CUDA = CudaOptions()
+
+
+def open_executor(plan: OpenPlan, cuda: CudaOptions) -> Executor:
+    """Load a plan's engines on the devices that its stages are placed on.
+
+    Raises:
+        EngineError: stages on the processor and on GPUs in one plan, and as `Session.open`.
+    """
+    devices = {lane.device for lane in plan.manifest.placement.values()}
+    if devices == {HOST}:
+        return CpuExecutor(plan)
+    if HOST in devices:
+        raise EngineError(
+            "the plan has stages on the processor and on GPUs",
+            where=plan.folder / "plan.json",
+            remedy="place all stages on GPUs, or all on the cpu",
+        )
+    # Only here: what it imports is not installed where there are no GPUs.
+    from parnet_deploy.runtime.cuda.executor import CudaExecutor
+
+    return CudaExecutor(plan, cuda)
 
 
 class Session:
@@ -31,21 +55,30 @@ class Session:
     may call a session, and its memory and threads stay what they were when it was opened.
     """
 
-    def __init__(self, plan: OpenPlan, engines: dict[str, Engine], pipelines: int) -> None:
+    def __init__(self, plan: OpenPlan, executor: Executor, pipelines: int) -> None:
         self._plan = plan
-        self._engines = engines
-        self._count = pipelines
-        self._closed = False
+        self._executor = executor
+        self._count = 0
+        self._is_released = False
+        self._closed_because: str | None = None
         # Held by whoever takes every pipeline, so that two of them cannot each wait for the other's.
         self._exclusive = Lock()
-        # None is what is left in it once the session is closed.
+        # None stands for a pipeline that is no more.
         self._idle: SimpleQueue[Pipeline | None] = SimpleQueue()
-        for _ in range(pipelines):
-            self._idle.put(Pipeline(plan.manifest, engines))
+        try:
+            for _ in range(pipelines):
+                self._idle.put(executor.create_pipeline())
+                self._count += 1
+        except BaseException:
+            with suppress(ParNetError):
+                self.close()
+            raise
 
     @classmethod
-    def open(cls, plan: str | Path, *, pipelines: int = 1) -> Session:
+    def open(cls, plan: str | Path, *, pipelines: int = 1, cuda: CudaOptions = _DEFAULT_CUDA) -> Session:
         """Open a plan's folder; `pipelines` requests can run at the same time, over the same engines.
+
+        `cuda` is for plans on GPUs.
 
         Raises:
             ArtifactError: the folder holds no plan, or one that was changed or damaged.
@@ -56,7 +89,7 @@ class Session:
         if pipelines < 1:
             raise InferenceError(f"a session with {pipelines} pipelines cannot answer", remedy="pass at least 1")
         opened = open_plan(Path(plan))
-        return cls(opened, load_engines(opened), pipelines)
+        return cls(opened, open_executor(opened, cuda), pipelines)
 
     @property
     def plan(self) -> Plan:
@@ -77,22 +110,15 @@ class Session:
         self.close()
 
     def close(self) -> None:
-        """Wait for the requests that are running, refuse those that wait, and end all threads. Closing twice is fine.
-
-        Memory and threads of the engines go with the last reference to them.
-        """
+        """Wait for the requests that run, refuse those that wait, and free everything. Closing twice is fine."""
         with self._exclusive:
-            if self._closed:
+            if self._is_released:
                 return
-            self._closed = True
-            for _ in range(self._count):
-                pipeline = self._idle.get()
-                if pipeline is not None:
-                    pipeline.stop()
+            self._is_released = True
+            self._closed_because = self._closed_because or "it was closed"
+            pipelines = [self._idle.get() for _ in range(self._count)]
             self._idle.put(None)
-            for engine in self._engines.values():
-                engine.close()
-            self._engines.clear()
+            close_all([self._executor.close, *(pipeline.stop for pipeline in pipelines if pipeline is not None)])
 
     def infer(self, images: Images) -> Images:
         """Answer preprocessed images, float32 [N, C, H, W], with logits, float32 [N, classes], for any N from 1.
@@ -146,8 +172,10 @@ class Session:
                 for pipeline in taken:
                     self._give_back(pipeline)
 
-    def profile(self, images: Images, runs: int = 1) -> list[StageTime]:
-        """Run the same images `runs` times and return when each stage ran, in the order in which they ended.
+    def profile(self, images: Images, runs: int = 1) -> list[tuple[Span, ...]]:
+        """Run the same images `runs` times; return for each when every stage and copy ran, in the order of their ends.
+
+        Times are milliseconds since the start of the request.
 
         Raises:
             InferenceError: as `infer`, and for more images than one batch holds.
@@ -157,17 +185,9 @@ class Session:
             raise InferenceError(
                 f"{images.shape[0]} images do not fit into one batch", remedy=f"pass at most {self.plan.batch.max}"
             )
-        times: list[StageTime] = []
         with self._pipeline() as pipeline:
-            for run in range(runs):
-                trace: list[tuple[str, float, float]] = []
-                start = perf_counter()
-                pipeline.run(self._fill(pipeline, images), trace)
-                times += [
-                    StageTime(run, stage, self.plan.placement[stage], (begin - start) * 1e3, (end - start) * 1e3)
-                    for stage, begin, end in trace
-                ]
-        return times
+            batch = self._fill(pipeline, images)
+            return [pipeline.profile(batch) for _ in range(runs)]
 
     def _checked(self, images: Images) -> Images:
         if not isinstance(images, np.ndarray) or images.dtype != np.float32:
@@ -212,12 +232,18 @@ class Session:
 
     def _take(self) -> Pipeline:
         pipeline = self._idle.get()
-        if pipeline is None or self._closed:
+        if pipeline is None or self._closed_because is not None:
             self._idle.put(pipeline)
-            raise InferenceError("the session is closed", remedy="open the plan again")
+            raise InferenceError(f"the session is closed: {self._closed_because}", remedy="open the plan again")
         return pipeline
 
     def _give_back(self, pipeline: Pipeline) -> None:
+        """Return a pipeline, or a new one in the place of one that is stopped; without one the session is closed."""
+        returned: Pipeline | None = pipeline
         if pipeline.is_stopped:
-            pipeline = Pipeline(self._plan.manifest, self._engines)
-        self._idle.put(pipeline)
+            try:
+                returned = self._executor.create_pipeline()
+            except ParNetError as error:
+                returned = None
+                self._closed_because = self._closed_because or error.what
+        self._idle.put(returned)

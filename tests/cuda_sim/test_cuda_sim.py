@@ -22,7 +22,7 @@ def test_the_facade_frees_everything_whatever_fails(run_inside: RunInside) -> No
 
 
 def test_split_networks_run_right_and_only_with_all_their_waits(run_inside: RunInside) -> None:
-    counts = run_inside("test_cuda_executor.py")
+    counts = run_inside("test_cuda_pipeline.py")
     assert counts["runs with random delays"] >= 1000
     assert counts["schedules"] >= 40
     assert counts["mutations caught"] >= 50

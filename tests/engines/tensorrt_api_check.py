@@ -27,6 +27,11 @@ VARIABLES = {
     "timing_cache": "ITimingCache",
     "layer": "ILayer",
     "tensor": "ITensor",
+    "runtime": "Runtime",
+    "runtime_config": "IRuntimeConfig",
+    "runtime_cache": "IRuntimeCache",
+    "engine": "ICudaEngine",
+    "context": "IExecutionContext",
 }
 _SIGNATURE = re.compile(r"^(?:\d+\. )?(\w+)\((.*)\) -> ([\w.]+)", re.MULTILINE)
 
@@ -62,7 +67,7 @@ class Checker(ast.NodeVisitor):
         if isinstance(node, ast.Name):
             if node.id == "trt":
                 return self.trt
-            return getattr(self.trt, VARIABLES[node.id]) if node.id in VARIABLES else None
+            return getattr(self.trt, VARIABLES.get(node.id, ""), None)
         if isinstance(node, ast.Attribute):
             return self.resolve_attribute(node)
         return self.resolve_call(node) if isinstance(node, ast.Call) else None

@@ -12,7 +12,7 @@ import pytest
 from parnet_deploy.artifacts.folders import open_bundle, open_plan
 from parnet_deploy.artifacts.schemas import Wait
 from parnet_deploy.engines import build_plan, get_backend
-from parnet_deploy.engines.load import load_engines
+from parnet_deploy.engines.load import open_backend
 from parnet_deploy.errors import ArtifactError, EngineError, OutputExistsError
 
 MakeBundle = Callable[..., Path]
@@ -144,7 +144,7 @@ def test_a_plan_from_elsewhere_or_changed_is_refused(
     folder = build_plan(make_bundle("diamond"), tmp_path / "plan")
     edit_plan(folder, change)
     with pytest.raises(error, match=message) as caught:
-        load_engines(open_plan(folder))
+        open_backend(open_plan(folder))
     assert caught.value.remedy  # type: ignore[attr-defined]
 
 
@@ -157,7 +157,7 @@ def test_no_command_of_a_plan_can_be_taken_out(make_bundle: MakeBundle, tmp_path
         shutil.copytree(folder, copy)
         edit_plan(copy, lambda plan, index=index: plan["schedule"].pop(index))
         with pytest.raises(ArtifactError, match="the schedule is not sound"):
-            load_engines(open_plan(copy))
+            open_backend(open_plan(copy))
 
 
 @pytest.mark.parametrize(

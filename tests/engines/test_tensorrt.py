@@ -300,7 +300,7 @@ def test_a_session_over_engines_for_gpus_is_refused_where_there_is_none(
 @pytest.mark.parametrize(
     ("capability", "message"),
     [
-        ("86", "this version of parnet-deploy has no CUDA executor"),
+        ("86", "the CUDA driver does not load"),
         ("120", r"built for compute capability 8.6, 8.9 \(sm86 sm89\) as cuda:0, and this is GPU \(sm120\)"),
         ("90", "cannot build for compute capability 90"),
     ],

@@ -18,16 +18,20 @@ from pathlib import Path
 
 import pytest
 
-from parnet_deploy.engines import tensorrt_build, tensorrt_flavour
+from parnet_deploy.engines import tensorrt_build, tensorrt_errors, tensorrt_flavour, tensorrt_run
 
 REPOSITORY = Path(__file__).parents[2]
 CHECK = Path(__file__).with_name("tensorrt_api_check.py")
-SOURCES = [Path(module.__file__ or "") for module in (tensorrt_build, tensorrt_flavour)]
+SOURCES = [Path(module.__file__ or "") for module in (tensorrt_build, tensorrt_flavour, tensorrt_errors, tensorrt_run)]
 # What is reached only after the flavour was found to be RTX.
 RTX_ONLY = {
     "ComputeCapability is missing",
     "IBuilderConfig.num_compute_capabilities is missing",
     "IBuilderConfig.set_compute_capability is missing",
+    "DynamicShapesKernelSpecializationStrategy is missing",
+    "IRuntimeConfig.dynamic_shapes_kernel_specialization_strategy is missing",
+    "IRuntimeConfig.create_runtime_cache is missing",
+    "IRuntimeConfig.set_runtime_cache is missing",
 }
 FUNCTIONS = (
     "createInferBuilder_INTERNAL",
@@ -127,6 +131,12 @@ def test_every_use_fits_the_bindings_of_10_and_11(bindings: dict[str, str], tmp_
         "ITimingCache.serialize",
         "build_serialized_network(2)",
         "LayerType.name",
+        "deserialize_cuda_engine(1)",
+        "IExecutionContext.execute_async_v3",
+        "set_tensor_address(2)",
+        "set_input_shape(2)",
+        "set_optimization_profile_async(2)",
+        "TensorIOMode.INPUT",
     } <= checked
 
 
@@ -135,7 +145,7 @@ def test_every_use_fits_tensorrt_for_rtx(tmp_path: Path) -> None:
         pytest.skip("TensorRT for RTX is not installed")
     checked, problems = check(None, tmp_path, "tensorrt_rtx", SOURCES)
     assert problems == set()
-    assert "set_compute_capability(2)" in checked
+    assert {"set_compute_capability(2)", "create_execution_context(1)", "set_runtime_cache(1)"} <= checked
 
 
 def test_members_that_are_looked_up_by_name_exist(bindings: dict[str, str], tmp_path: Path) -> None:
@@ -146,7 +156,7 @@ sys.stdout.write(str([n for k in names for n in names[k] if n not in getattr(ten
 """
     names = {
         "HardwareCompatibilityLevel": list(tensorrt_build._HARDWARE_COMPATIBILITY.values()),
-        "DataType": list(tensorrt_build._DTYPES),
+        "DataType": list(tensorrt_build.DTYPES),
     }
     assert run(bindings, tmp_path, "-c", script, json.dumps(names)) == "[]"
 

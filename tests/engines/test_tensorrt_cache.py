@@ -12,8 +12,8 @@ import pytest
 from parnet_deploy.artifacts.folders import open_plan
 from parnet_deploy.artifacts.schemas import DeviceRecord
 from parnet_deploy.engines import build_plan
-from parnet_deploy.engines.options import BuildOptions, TensorRTOptions
-from parnet_deploy.engines.tensorrt_cache import EngineCache, default_cache_dir
+from parnet_deploy.engines.options import BuildOptions, TensorRTOptions, default_cache_dir
+from parnet_deploy.engines.tensorrt_cache import EngineCache
 from parnet_deploy.errors import ArtifactError
 
 MakeBundle = Callable[..., Path]

@@ -163,12 +163,12 @@ def test_sixteen_threads_get_the_answers_to_their_own_questions(make_plan: MakeP
 
 def test_profile_times_every_stage_after_its_inputs(make_plan: MakePlan) -> None:
     with Session.open(make_plan("diamond", batch=(1, 1, 2))) as session:
-        times = session.profile(images_of(2), runs=3)
+        runs = session.profile(images_of(2), runs=3)
         with pytest.raises(InferenceError, match="3 images do not fit into one batch"):
             session.profile(images_of(3))
-    assert len(times) == 12
-    for run in range(3):
-        spans = {time.stage: time for time in times if time.run == run}
+    assert [len(run) for run in runs] == [4, 4, 4]
+    for run in runs:
+        spans = {span.stage: span for span in run}
         assert spans.keys() == {"stem", "left", "right", "join"}
         assert all(0 <= span.start_ms < span.end_ms for span in spans.values())
         assert spans["stem"].end_ms <= min(spans["left"].start_ms, spans["right"].start_ms)

@@ -15,19 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from parnet_deploy.errors import EngineError
+from parnet_deploy.runtime.base import close_all
 from parnet_deploy.runtime.cuda.driver import Driver
-
-
-def close_all(closers: Sequence[Callable[[], None]]) -> None:
-    """Call all of them, the last first, and raise the first error that any of them raised once all were called."""
-    errors: list[Exception] = []
-    for close in reversed(closers):
-        try:
-            close()
-        except Exception as error:
-            errors.append(error)
-    if errors:
-        raise errors[0]
 
 
 def close_contexts(contexts: Sequence[Context]) -> None:

@@ -84,6 +84,43 @@ class Program:
         return tuple(dict.fromkeys((copy.source, copy.target) for copy in copies))
 
 
+@dataclass(frozen=True)
+class Segment:
+    """Operations that are enqueued one after another, or captured and launched on `lane` as one graph."""
+
+    lane: Lane
+    operations: tuple[Operation, ...]
+    is_graph: bool
+
+
+def split_into_segments(program: Program) -> tuple[Segment, ...]:
+    """Return a program as graphs, joined by events where one graph cannot hold it all.
+
+    On one device everything is one graph, which the home lane's stream is the origin of. Over several devices a graph
+    holds a run of launches, uploads and downloads of one lane: records and waits stay between graphs, because a wait
+    inside a graph means what was recorded when the graph is launched, and of two devices that wait for each other
+    neither could be launched first. Moving a run to its first operation leaves the order of records and waits.
+    """
+    if len({lane.device for lane in program.lanes}) == 1:
+        return (Segment(program.home, program.operations, is_graph=True),)
+    segments: list[list[Operation]] = []
+    # The run of each lane that a further operation of it would belong to.
+    runs: dict[Lane, list[Operation]] = {}
+    for operation in program.operations:
+        if isinstance(operation, Launch | Upload | Download):
+            if operation.lane not in runs:
+                runs[operation.lane] = []
+                segments.append(runs[operation.lane])
+            runs[operation.lane].append(operation)
+        else:
+            runs.pop(operation.lane, None)
+            segments.append([operation])
+    return tuple(
+        Segment(run[0].lane, tuple(run), is_graph=any(isinstance(operation, Launch) for operation in run))
+        for run in segments
+    )
+
+
 def device_ordinal(device: str) -> int:
     """Return the driver's number of a device: 1 for `cuda:1`."""
     return int(device.removeprefix(_PREFIX))

@@ -1,4 +1,4 @@
-"""The executor with split networks; ONNX Runtime, called by the streams as a host function, stands in as the engine."""
+"""The pipeline with split networks; ONNX Runtime, called by the streams as a host function, stands in as the engine."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ from parnet_deploy.errors import EngineError, InferenceError
 from parnet_deploy.planning.placement import place
 from parnet_deploy.planning.schedule import check_schedule, schedule
 from parnet_deploy.runtime.cuda.driver import Driver
-from parnet_deploy.runtime.cuda.executor import CudaPipeline
+from parnet_deploy.runtime.cuda.pipeline import CudaPipeline
 from parnet_deploy.runtime.cuda.program import Download, PeerCopy, Upload, compile_program
 
 PARTITIONS = ("whole", "streams", "shared-stem", "terms", "terms-shared-stem")
@@ -55,18 +55,18 @@ class HostEngine:
         self.bound = 0
         self.failures: list[Exception] = []
 
-    def bind_device(self, addresses: Mapping[str, int], batch: int) -> HostBoundEngine:
+    def bind_device(self, addresses: Mapping[str, int], batch: int, stream: int) -> HostBoundEngine:
         assert sorted(addresses) == sorted((*self.stage.inputs, *self.stage.outputs))
         self.bound += 1
-        return HostBoundEngine(self, addresses, batch)
+        return HostBoundEngine(self, addresses, batch, stream)
 
     def close(self) -> None:
         assert self.bound == 0
 
 
 class HostBoundEngine:
-    def __init__(self, engine: HostEngine, addresses: Mapping[str, int], batch: int) -> None:
-        self.engine = engine
+    def __init__(self, engine: HostEngine, addresses: Mapping[str, int], batch: int, stream: int) -> None:
+        self.engine, self.stream = engine, stream
         self.binding = engine.session.io_binding()
         for name, address in addresses.items():
             spec = engine.tensors[name]
@@ -81,8 +81,8 @@ class HostBoundEngine:
         except Exception as error:
             self.engine.failures.append(error)
 
-    def enqueue(self, stream: int) -> None:
-        (status,) = cuda.cuLaunchHostFunc(stream, cuda.CUhostFn(self.address), 0)
+    def enqueue(self) -> None:
+        (status,) = cuda.cuLaunchHostFunc(self.stream, cuda.CUhostFn(self.address), 0)
         if status != cuda.CUresult.CUDA_SUCCESS:
             raise EngineError(f"stage {self.engine.stage.name!r} cannot be enqueued: cuLaunchHostFunc: {status.name}")
 
@@ -212,7 +212,7 @@ def test_every_wait_is_needed(
     assert len(waits) >= 2
     for wait in waits:
         mutant = type(program)(tuple(op for op in program.operations if op is not wait), program.home)
-        monkeypatch.setattr("parnet_deploy.runtime.cuda.executor.compile_program", lambda *_, made=mutant: made)
+        monkeypatch.setattr("parnet_deploy.runtime.cuda.pipeline.compile_program", lambda *_, made=mutant: made)
         pipeline = CudaPipeline(plan, engines, driver)
         try:
             assert any(goes_wrong(sim, pipeline, bundles, held_us) for held_us in (2_000, 10_000, 50_000)), wait
@@ -433,16 +433,17 @@ def test_traces_tell_when_each_stage_ran(sim: Any, driver: Driver, bundles: Path
     pipeline = CudaPipeline(plan, engines, driver)
     for seed in range(3):
         sim.delays(seed, 500)
-        trace: list[tuple[str, float, float]] = []
         pipeline.view("image", 1)[...] = images(seed, 1)
-        pipeline.run(1, trace)
+        spans = pipeline.profile(1)
         assert pipeline.view("logits", 1).tobytes() == expected(bundles, seed, 1).tobytes()
-        assert sorted(stage for stage, _, _ in trace) == sorted(stage.name for stage in plan.stages)
-        assert all(start <= end for _, start, end in trace)
+        assert sorted(span.stage for span in spans if not span.is_copy) == sorted(s.name for s in plan.stages)
+        copies = sorted(f"{c.tensor} to {c.target}" for c in plan.schedule if isinstance(c, Copy))
+        assert sorted(span.stage for span in spans if span.is_copy) == copies
+        assert all(0 <= span.start_ms <= span.end_ms for span in spans)
         # `join` waits for all others; clocks of devices are compared by way of the host's.
-        assert trace[-1][0] == "join"
-        on_home = [t for t in trace if plan.placement[t[0]] == plan.placement["join"]]
-        assert all(before[2] <= after[1] for before, after in pairwise(on_home))
+        assert [span.stage for span in spans][-2:] == ["join", "logits to cpu"]
+        on_home = [span for span in spans if span.lane == plan.placement["join"]]
+        assert all(before.end_ms <= after.start_ms for before, after in pairwise(on_home))
     pipeline.stop()
 
 
@@ -455,7 +456,7 @@ def test_a_plan_with_stages_on_the_processor_is_refused(sim: Any, driver: Driver
 
 def run_graph(plan: Plan, engines: Mapping[str, HostEngine], driver: Driver, seeds: range) -> list[bytes]:
     """Return the answers to one request after another, of which the first is enqueued and the others are graphs."""
-    pipeline = CudaPipeline(plan, engines, driver, graphs=True)
+    pipeline = CudaPipeline(plan, engines, driver, graphs="always")
     try:
         return [infer(pipeline, seed, 1).tobytes() for seed in seeds]
     finally:
@@ -465,7 +466,7 @@ def run_graph(plan: Plan, engines: Mapping[str, HostEngine], driver: Driver, see
 @pytest.mark.parametrize("partition", PARTITIONS)
 def test_graphs_answer_what_single_calls_do(sim: Any, driver: Driver, bundles: Path, partition: str) -> None:
     plan, engines = make_plan(bundles, partition, devices(1, 4))
-    pipeline = CudaPipeline(plan, engines, driver, graphs=True)
+    pipeline = CudaPipeline(plan, engines, driver, graphs="always")
     for seed in range(40):
         batch = seed % 3 + 1
         sim.trace_start()
@@ -473,9 +474,7 @@ def test_graphs_answer_what_single_calls_do(sim: Any, driver: Driver, bundles: P
         waits = [name for name, *_ in sim.trace_stop() if name in ("wait", "record")]
         # In a graph events are edges; what is left is the record that the host waits for.
         assert (waits == ["record"]) == (seed >= 3 or len(engines) == 1)
-    trace: list[tuple[str, float, float]] = []
-    pipeline.run(1, trace)
-    assert len(trace) == len(plan.stages)
+    assert len(pipeline.profile(1)) == len(plan.stages) + 2
     pipeline.stop()
     assert sim.live() == {}
 
@@ -494,7 +493,7 @@ def test_every_wait_is_needed_in_graphs(
     program = compile_program(plan, driver.reaches)
     for wait in (op for op in program.operations if isinstance(op, Wait)):
         mutant = type(program)(tuple(op for op in program.operations if op is not wait), program.home)
-        monkeypatch.setattr("parnet_deploy.runtime.cuda.executor.compile_program", lambda *_, made=mutant: made)
+        monkeypatch.setattr("parnet_deploy.runtime.cuda.pipeline.compile_program", lambda *_, made=mutant: made)
         seeds = range(60)
         refusals: list[InferenceError] = []
         try:

@@ -1,4 +1,4 @@
-"""The executor: order, concurrency, failures and interrupts, with stages that are Python functions."""
+"""The processor's pipeline: order, concurrency, failures and interrupts, with stages that are Python functions."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from parnet_deploy.artifacts.schemas import (
 from parnet_deploy.errors import EngineError, InferenceError
 from parnet_deploy.planning.schedule import schedule
 from parnet_deploy.runtime import Session
-from parnet_deploy.runtime.executor import Pipeline
+from parnet_deploy.runtime.cpu import CpuPipeline
 
 MakePlan = Callable[..., Path]
 Arrays = Mapping[str, np.ndarray]
@@ -105,16 +105,15 @@ def test_any_dag_on_any_lanes_gives_what_one_stage_after_another_gives(plan: Pla
         def close(self) -> None:
             pass
 
-    pipeline = Pipeline(plan, {stage.name: Engine() for stage in plan.stages})
+    pipeline = CpuPipeline(plan, {stage.name: Engine() for stage in plan.stages})
     try:
         for round_, batch in enumerate(batches):
             for name in plan.tensors:
                 pipeline.view(name, 3)[...] = np.nan
             images = np.arange(batch * 48, dtype=np.float32).reshape(batch, 3, 4, 4) + round_
             pipeline.view("image", batch)[...] = images
-            trace: list[tuple[str, float, float]] = []
-            pipeline.run(batch, trace)
-            assert sorted(name for name, _, _ in trace) == sorted(stage.name for stage in plan.stages)
+            spans = pipeline.profile(batch)
+            assert sorted(span.stage for span in spans) == sorted(stage.name for stage in plan.stages)
             for name, expected in expected_tensors(plan, images).items():
                 np.testing.assert_array_equal(pipeline.view(name, batch), expected)
     finally:
@@ -341,7 +340,7 @@ def test_closing_lets_the_running_request_end_and_refuses_those_that_wait(
         running = pool.submit(session.infer, IMAGE)
         assert started.wait(PATIENCE_S)
         closing = pool.submit(session.close)
-        while not session._closed:
+        while not session._closed_because:
             assert not closing.done()
         waiting = [pool.submit(session.infer, IMAGE) for _ in range(4)]
         assert not running.done()
@@ -406,4 +405,4 @@ def test_a_plan_for_gpus_is_refused(make_plan: MakePlan) -> None:
     gpu = {name: Lane(device="cuda:0") for name in plan.placement}
     moved = plan.model_copy(update={"placement": gpu, "schedule": schedule(plan.stages, gpu)})
     with pytest.raises(EngineError, match="runs on the cpu only"):
-        Pipeline(moved, {})
+        CpuPipeline(moved, {})

@@ -4,33 +4,21 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from queue import SimpleQueue
 from threading import Thread
 from time import perf_counter
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import numpy as np
 
+from parnet_deploy.artifacts.folders import OpenPlan
 from parnet_deploy.artifacts.schemas import Copy, Lane, Launch, Plan, Record, Wait
 from parnet_deploy.engines.base import Array, BoundEngine, Engine
+from parnet_deploy.engines.load import load_engines, open_backend
 from parnet_deploy.errors import EngineError, InferenceError, ParNetError
 from parnet_deploy.planning.schedule import HOST, add_host_sync
-
-# Batch sizes whose bindings a pipeline keeps; the memory is the same for all of them.
-_BOUND_BATCH_SIZES = 8
-
-
-@dataclass(frozen=True)
-class StageTime:
-    """When a stage ran in the `run`-th request, in milliseconds since the start of that request."""
-
-    run: int
-    stage: str
-    lane: Lane
-    start_ms: float
-    end_ms: float
-
+from parnet_deploy.planning.timeline import Span
+from parnet_deploy.runtime.base import BOUND_BATCH_SIZES
 
 # An event as one lane sees it: empty until it is signalled, and emptied by the lane's wait.
 Signal = SimpleQueue[None]
@@ -45,7 +33,7 @@ class _Step(NamedTuple):
     signals: tuple[Signal, ...]
 
 
-class Pipeline:
+class CpuPipeline:
     """Memory for every tensor of a plan, bound engines over it, and a thread for every lane but one.
 
     Serves one request at a time. A tensor that one stage writes and another reads is the same memory, so nothing is
@@ -84,17 +72,29 @@ class Pipeline:
         """Return the first `rows` samples of a tensor's memory, which the next request overwrites."""
         return self._buffers[tensor][:rows]
 
-    def run(self, batch: int, trace: list[tuple[str, float, float]] | None = None) -> None:
+    def run(self, batch: int) -> None:
         """Run the plan on the first `batch` samples of the input's memory.
-
-        `trace` receives (stage, start, end) of each launch in the seconds of `time.perf_counter`.
 
         Raises:
             InferenceError: a stage failed; the pipeline stays usable.
         """
+        self._trace = None
+        self._run(batch)
+
+    def profile(self, batch: int) -> tuple[Span, ...]:
+        """Run as `run` does and return when each stage ran."""
+        trace: list[tuple[str, float, float]] = []
+        self._trace = trace
+        begin = perf_counter()
+        self._run(batch)
+        return tuple(
+            Span(self._plan.placement[stage], stage, (start - begin) * 1e3, (end - begin) * 1e3)
+            for stage, start, end in trace
+        )
+
+    def _run(self, batch: int) -> None:
         self._programs = self._programs_for(batch)
         self._failures.clear()
-        self._trace = trace
         try:
             self._execute(self._programs[self._home])
         except BaseException:
@@ -147,7 +147,7 @@ class Pipeline:
     def _programs_for(self, batch: int) -> dict[Lane, tuple[_Step, ...]]:
         programs = self._bound.get(batch)
         if programs is None:
-            if len(self._bound) == _BOUND_BATCH_SIZES:
+            if len(self._bound) == BOUND_BATCH_SIZES:
                 self._bound.popitem(last=False)
             programs = self._bound[batch] = {lane: self._bind(steps, batch) for lane, steps in self._lanes.items()}
         else:
@@ -197,3 +197,22 @@ class Pipeline:
             self._failures.append((stage, error))
         if self._trace is not None:
             self._trace.append((stage, start, perf_counter()))
+
+
+class CpuExecutor:
+    """The engines of a plan whose stages are all on the processor."""
+
+    def __init__(self, plan: OpenPlan) -> None:
+        self._plan = plan.manifest
+        # What a backend loads for the processor's lanes are engines of the processor.
+        self._engines = cast(dict[str, Engine], load_engines(plan, open_backend(plan)))
+
+    def create_pipeline(self) -> CpuPipeline:
+        """Return a pipeline with memory and threads of its own."""
+        return CpuPipeline(self._plan, self._engines)
+
+    def close(self) -> None:
+        """Give up the engines; their memory and threads go with the last reference to them."""
+        for engine in self._engines.values():
+            engine.close()
+        self._engines.clear()
