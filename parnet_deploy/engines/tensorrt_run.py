@@ -21,19 +21,41 @@ from parnet_deploy.errors import EngineError
 
 
 class TensorRTBoundEngine:
-    """An execution context with its addresses and its stream."""
+    """An execution context with its shapes, addresses and stream.
 
-    def __init__(self, tensorrt: TensorRT, context: Any, spec: StageSpec, stream: int) -> None:
+    What belongs to a device is held in attributes only: a local variable would be kept alive by the traceback of an
+    error, and given up when another device is current.
+    """
+
+    def __init__(
+        self, tensorrt: TensorRT, context: Any, spec: StageSpec, addresses: Mapping[str, int], batch: int, stream: int
+    ) -> None:
         self._tensorrt = tensorrt
         self._context = context
         self._spec = spec
         self._stream = stream
+        with collected_errors(tensorrt.module) as messages:
+            if context is None:
+                raise tensorrt_failure(tensorrt, spec, "make an execution context for", messages)
+            if not self._bind(addresses, batch):
+                self.close()
+                del context
+                raise tensorrt_failure(tensorrt, spec, f"take batch {batch} of", messages)
+
+    def _bind(self, addresses: Mapping[str, int], batch: int) -> bool:
+        spec = self._spec
+        return (
+            self._context.set_optimization_profile_async(0, self._stream)
+            and all(self._context.set_input_shape(name, (batch, *t.shape)) for name, t in spec.inputs.items())
+            and all(self._context.set_tensor_address(name, addresses[name]) for name in spec.tensors)
+            # The names of tensors whose shapes are still open.
+            and not self._context.infer_shapes()
+        )
 
     def enqueue(self) -> None:
         """Enqueue the stage on its stream."""
-        context = self._context
         with collected_errors(self._tensorrt.module) as messages:
-            if not context.execute_async_v3(self._stream):
+            if not self._context.execute_async_v3(self._stream):
                 raise tensorrt_failure(self._tensorrt, self._spec, "enqueue", messages)
 
     def close(self) -> None:
@@ -64,71 +86,66 @@ class TensorRTEngine:
         self._tensorrt = tensorrt
         self._spec = spec
         self._kernels = kernels
-        trt = tensorrt.module
-        with collected_errors(trt) as messages:
-            try:
-                runtime = trt.Runtime(logger(trt))
-            except TypeError as error:
-                raise tensorrt_failure(tensorrt, spec, "make a runtime for", messages or [str(error)]) from error
-            if host_code:
-                runtime.engine_host_code_allowed = True
-            engine = runtime.deserialize_cuda_engine(engine_path.read_bytes())
-            if engine is None:
-                remedy = "build the plan again on this machine: parnet-deploy build BUNDLE -o PLAN --backend tensorrt"
-                raise tensorrt_failure(tensorrt, spec, "load", messages, engine_path, remedy)
-        _check_tensors(trt, engine, spec, engine_path)
-        self._runtime, self._engine = runtime, engine
+        self._runtime: Any = None
+        self._engine: Any = None
         self._runtime_config: Any = None
         self._runtime_cache: Any = None
-        if tensorrt.flavour == "rtx":
-            self._configure_rtx(engine)
+        try:
+            self._load(engine_path, host_code=host_code)
+            _check_tensors(tensorrt.module, self._engine, spec, engine_path)
+            if tensorrt.flavour == "rtx":
+                self._configure_rtx()
+        except BaseException:
+            self._release()
+            raise
 
-    def _configure_rtx(self, engine: Any) -> None:
+    def _load(self, engine_path: Path, *, host_code: bool) -> None:
+        trt = self._tensorrt.module
+        with collected_errors(trt) as messages:
+            try:
+                self._runtime = trt.Runtime(logger(trt))
+            except TypeError as error:
+                reasons = messages or [str(error)]
+                raise tensorrt_failure(self._tensorrt, self._spec, "make a runtime for", reasons) from error
+            if host_code:
+                self._runtime.engine_host_code_allowed = True
+            self._engine = self._runtime.deserialize_cuda_engine(engine_path.read_bytes())
+            if self._engine is None:
+                remedy = "build the plan again on this machine: parnet-deploy build BUNDLE -o PLAN --backend tensorrt"
+                raise tensorrt_failure(self._tensorrt, self._spec, "load", messages, engine_path, remedy)
+
+    def _configure_rtx(self) -> None:
         """Let kernels be compiled before the first request of a batch size ends, and those of earlier runs be used."""
         trt = self._tensorrt.module
-        runtime_config = engine.create_runtime_config()
+        self._runtime_config = self._engine.create_runtime_config()
         # Compiled in the background, they would come in the middle of later requests, and no graph could be captured.
         strategy = trt.DynamicShapesKernelSpecializationStrategy.EAGER
-        runtime_config.dynamic_shapes_kernel_specialization_strategy = strategy
+        self._runtime_config.dynamic_shapes_kernel_specialization_strategy = strategy
         if self._kernels is not None:
-            runtime_cache = runtime_config.create_runtime_cache()
+            self._runtime_cache = self._runtime_config.create_runtime_cache()
             earlier = self._kernels.read()
-            if earlier and not runtime_cache.deserialize(earlier):
-                runtime_cache.reset()
-            runtime_config.set_runtime_cache(runtime_cache)
-            self._runtime_cache = runtime_cache
-        self._runtime_config = runtime_config
+            if earlier and not self._runtime_cache.deserialize(earlier):
+                self._runtime_cache.reset()
+            self._runtime_config.set_runtime_cache(self._runtime_cache)
 
     def bind_device(self, addresses: Mapping[str, int], batch: int, stream: int) -> TensorRTBoundEngine:
-        """Make an execution context for one batch size, with all shapes and addresses set."""
-        with collected_errors(self._tensorrt.module) as messages:
-            context = self._create_context()
-            # Each answers false, or the names of tensors whose shapes are still open, where it fails.
-            is_bound = (
-                context is not None
-                and context.set_optimization_profile_async(0, stream)
-                and all(context.set_input_shape(name, (batch, *t.shape)) for name, t in self._spec.inputs.items())
-                and all(context.set_tensor_address(name, addresses[name]) for name in self._spec.tensors)
-                and not context.infer_shapes()
-            )
-            if not is_bound:
-                action = "make an execution context for" if context is None else f"take batch {batch} of"
-                raise tensorrt_failure(self._tensorrt, self._spec, action, messages)
-        return TensorRTBoundEngine(self._tensorrt, context, self._spec, stream)
-
-    def _create_context(self) -> Any:
-        engine = self._engine
-        if self._runtime_config is None:
-            return engine.create_execution_context()
-        return engine.create_execution_context(self._runtime_config)
+        """Make an execution context for one batch size."""
+        # Only TensorRT for RTX has settings of contexts.
+        settings = () if self._runtime_config is None else (self._runtime_config,)
+        return TensorRTBoundEngine(
+            self._tensorrt, self._engine.create_execution_context(*settings), self._spec, addresses, batch, stream
+        )
 
     def close(self) -> None:
         """Keep the kernels that were compiled, and give up the engine."""
-        runtime_cache = self._runtime_cache
-        if runtime_cache is not None and self._kernels is not None:
-            self._kernels.write(bytes(runtime_cache.serialize()))
+        if self._runtime_cache is not None and self._kernels is not None:
+            self._kernels.write(bytes(self._runtime_cache.serialize()))
+        self._release()
+
+    def _release(self) -> None:
         # A runtime must outlive its engines.
-        self._runtime_cache = self._runtime_config = self._engine = self._runtime = None
+        self._runtime_cache = self._runtime_config = self._engine = None
+        self._runtime = None
 
 
 def _check_tensors(trt: Any, engine: Any, spec: StageSpec, path: Path) -> None:

@@ -28,3 +28,10 @@ def test_split_networks_run_right_and_only_with_all_their_waits(run_inside: RunI
     assert counts["mutations caught"] >= 50
     assert counts["faults injected"] >= 400
     assert counts["concurrent requests"] >= 64
+
+
+def test_sessions_answer_from_several_gpus(run_inside: RunInside) -> None:
+    counts = run_inside("test_sessions.py")
+    assert counts["sessions"] >= 50
+    assert counts["faults injected"] >= 300
+    assert counts["concurrent requests"] >= 192

@@ -144,6 +144,9 @@ CUresult cuDevicePrimaryCtxGetState(CUdevice device, unsigned *flags, int *activ
 
 CUcontext sim_current(void) { return depth ? stack[depth - 1] : NULL; }
 
+/* The device that is current in the calling thread, or -1; unlike the driver's own call it never fails. */
+int cudasim_current_device(void) { return depth ? stack[depth - 1]->device : -1; }
+
 CUresult sim_need_context(CUcontext *context) {
     *context = sim_current();
     if (!*context) return INVALID_CONTEXT;
@@ -249,6 +252,7 @@ static const struct { CUresult code; const char *name, *description; } errors[] 
     ERROR(CONTEXT_IS_DESTROYED),
     ERROR(LAUNCH_FAILED),
     ERROR(NOT_SUPPORTED),
+    ERROR(STREAM_CAPTURE_UNSUPPORTED),
     ERROR(STREAM_CAPTURE_INVALIDATED),
     ERROR(STREAM_CAPTURE_UNJOINED),
 };

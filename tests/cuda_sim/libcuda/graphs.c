@@ -52,6 +52,14 @@ CUresult sim_capture(CUstream stream, struct Step *step) {
     return SUCCESS;
 }
 
+/* Answer what a stream must not do while it is captured; the graph is lost by it. */
+CUresult sim_break_capture(CUstream stream) {
+    pthread_mutex_lock(&sim_lock);
+    stream->capture->error = STREAM_CAPTURE_INVALIDATED;
+    pthread_mutex_unlock(&sim_lock);
+    return STREAM_CAPTURE_UNSUPPORTED;
+}
+
 CUresult cuStreamBeginCapture_v2(CUstream stream, int mode) {
     CALL(cuStreamBeginCapture);
     (void)mode;

@@ -36,6 +36,7 @@ enum {
     CONTEXT_IS_DESTROYED = 709,
     LAUNCH_FAILED = 719,
     NOT_SUPPORTED = 801,
+    STREAM_CAPTURE_UNSUPPORTED = 900,
     STREAM_CAPTURE_INVALIDATED = 901,
     STREAM_CAPTURE_UNJOINED = 904,
 };
@@ -125,7 +126,9 @@ int sim_memory_is_intact(void);
 CUresult sim_add(CUstream stream, struct Step step);
 void sim_execute(struct Step *step, CUcontext context, int stream);
 
-/* graphs.c; called with the lock held */
+/* graphs.c */
+CUresult sim_break_capture(CUstream stream);
+/* the others are called with the lock held */
 CUresult sim_capture(CUstream stream, struct Step *step);
 int sim_is_captured(struct Event *event);
 void sim_run_graph(struct GraphExec *graph, CUcontext context, struct Stream *stream);

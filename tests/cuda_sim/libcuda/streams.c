@@ -137,6 +137,7 @@ static CUresult drain(CUstream stream) {
 CUresult cuStreamSynchronize(CUstream stream) {
     CUresult result = sim_enter("cuStreamSynchronize");
     if (!stream->alive) return INVALID_HANDLE;
+    if (stream->capture) return sim_break_capture(stream);
     CUresult drained = drain(stream);
     return result ? result : drained;
 }
