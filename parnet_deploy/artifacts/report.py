@@ -11,6 +11,7 @@ from typing import Annotated, Final, Literal, Self
 
 from pydantic import Field, model_validator
 
+from parnet_deploy.artifacts.cuda_options import CudaOptions
 from parnet_deploy.artifacts.files import read_manifest
 from parnet_deploy.artifacts.schemas import (
     BatchRange,
@@ -49,6 +50,7 @@ class ScenarioSettings(Frozen):
     target_latency_ms: PositiveNumber | None = None
     concurrency: Positive = 1
     warm_up_runs: Positive = 3
+    cuda: CudaOptions = CudaOptions()
     seed: Count = 0
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import get_args
 
+from parnet_deploy.artifacts.cuda_options import CudaOptions
 from parnet_deploy.artifacts.report import Metric, Scenario, ScenarioSettings
 from parnet_deploy.errors import InferenceError
 
@@ -42,6 +43,7 @@ def settings_for(
     target_latency_ms: float | None = None,
     concurrency: int = 1,
     warm_up_runs: int = 3,
+    cuda: CudaOptions | None = None,
 ) -> ScenarioSettings:
     """Return a scenario's settings, with its defaults for what is None.
 
@@ -68,6 +70,7 @@ def settings_for(
         target_latency_ms=target_latency_ms,
         concurrency=concurrency,
         warm_up_runs=warm_up_runs,
+        cuda=cuda or CudaOptions(),
     )
 
 

@@ -36,7 +36,7 @@ def measure(request: WorkerRequest) -> WorkerResult:
     """
     begun_ns = time.monotonic_ns()
     settings = request.settings
-    with Session.open(Path(request.plan), pipelines=settings.concurrency) as session:
+    with Session.open(Path(request.plan), pipelines=settings.concurrency, cuda=settings.cuda) as session:
         opened_ns = time.monotonic_ns()
         shape = session.plan.tensors[session.plan.input].shape
         session.infer(np.zeros((1, *shape), np.float32))

@@ -46,6 +46,10 @@ def build(
         str | None,
         typer.Option(metavar="0,1,2", help="GPUs, a lane on each; default: a stream of cuda:0 for each branch."),
     ] = None,
+    placement: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help='Where stages run: {"STAGE": "cuda:0/0"}, or what `plan --json` printed.'),
+    ] = None,
     compute_capability: Annotated[
         str | None,
         typer.Option(
@@ -97,7 +101,8 @@ def build(
     """
     from rich.console import Group
 
-    from parnet_deploy.artifacts.folders import open_plan
+    from parnet_deploy.artifacts.folders import open_bundle, open_plan
+    from parnet_deploy.cli.placement_file import read_placement
     from parnet_deploy.engines import build_plan
     from parnet_deploy.engines.options import (
         BuildOptions,
@@ -110,6 +115,7 @@ def build(
     is_cached = backend == "tensorrt" and not no_engine_cache
     options = BuildOptions(
         devices=None if devices is None else parse_devices(devices),
+        placement=None if placement is None else read_placement(placement, open_bundle(bundle).manifest.partition),
         tensorrt=TensorRTOptions(
             flavour=None if trt_flavour is None else trt_flavour.value,
             compute_capabilities=() if compute_capability is None else parse_compute_capabilities(compute_capability),

@@ -6,20 +6,67 @@ import json
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console, RenderableType
 from rich.progress import BarColumn, Progress, ProgressColumn, SpinnerColumn, TextColumn, TimeElapsedColumn
 
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from parnet_deploy.artifacts.cuda_options import CudaOptions
+    from parnet_deploy.planning.timeline import Span
+
 ForceOption = Annotated[bool, typer.Option("--force", help="Replace the output if it exists.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Write machine-readable JSON to stdout; logs go to stderr.")]
 PlanArgument = Annotated[Path, typer.Argument(help="Plan folder.", show_default=False)]
+TraceOption = Annotated[
+    Path | None,
+    typer.Option(metavar="FILE", help="Write a timeline for chrome://tracing or ui.perfetto.dev.", show_default=False),
+]
 CheckpointArgument = Annotated[Path, typer.Argument(help="Checkpoint (.safetensors).", show_default=False)]
 
+_CUDA = "GPUs"
+
+
+class AdapterName(StrEnum):
+    """The package that reaches the CUDA driver."""
+
+    pycuda = "pycuda"
+    cuda_bindings = "cuda-bindings"
+
+
+class GraphModeName(StrEnum):
+    """When requests are captured into CUDA graphs."""
+
+    auto = "auto"
+    always = "always"
+    never = "never"
+
+
+AdapterOption = Annotated[
+    AdapterName | None,
+    typer.Option("--cuda-adapter", help="Default: pycuda if it is installed.", rich_help_panel=_CUDA),
+]
+GraphsOption = Annotated[
+    GraphModeName,
+    typer.Option("--cuda-graphs", help="auto: enqueue piece by piece what cannot be captured.", rich_help_panel=_CUDA),
+]
+NvtxOption = Annotated[
+    bool, typer.Option("--nvtx", help="Name requests and stages for Nsight Systems.", rich_help_panel=_CUDA)
+]
 
 _UNWRAPPED = 1000
+
+
+def cuda_options(adapter: AdapterName | None, graphs: GraphModeName, *, nvtx: bool) -> CudaOptions:
+    """Return a session's settings for GPUs."""
+    from parnet_deploy.artifacts.cuda_options import CudaOptions
+
+    return CudaOptions(adapter=None if adapter is None else adapter.value, graphs=graphs.value, nvtx=nvtx)
 
 
 def stdout() -> Console:
@@ -41,6 +88,21 @@ def emit(result: Any, rendered: RenderableType, *, as_json: bool) -> None:
         sys.stdout.write(json.dumps(result, indent=2, default=str) + "\n")
     else:
         stdout().print(rendered)
+
+
+def write_trace(path: Path, requests: Sequence[Sequence[Span]], title: str, *, force: bool) -> None:
+    """Write a timeline of requests for trace viewers.
+
+    Raises:
+        OutputExistsError: the file exists and `force` is not set.
+        ArtifactError: the file cannot be written.
+    """
+    from parnet_deploy.artifacts.files import replacing_file
+    from parnet_deploy.planning.trace import trace_of
+
+    with replacing_file(path, force=force) as temporary:
+        temporary.write_text(json.dumps(trace_of(requests, title), indent=1) + "\n")
+    stderr().print(f"trace: {path}", soft_wrap=True)
 
 
 def _progress(*columns: ProgressColumn) -> Progress:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from parnet_deploy.cli.common import JsonOption, emit, format_bytes, spinner
+from parnet_deploy.cli.common import ForceOption, JsonOption, TraceOption, emit, format_bytes, spinner, write_trace
 from parnet_deploy.errors import ArtifactError
 
 if TYPE_CHECKING:
@@ -46,6 +46,8 @@ def plan(
         str | None, typer.Option(metavar="NAME", help="Estimate stage times instead: rtx3090 (fp32), h100 (fp16).")
     ] = None,
     top: Annotated[int, typer.Option(min=1, help="How many placements to show.")] = 10,
+    trace: TraceOption = None,
+    force: ForceOption = False,
     as_json: JsonOption = False,
 ) -> None:
     """Rank every placement of the bundles' stages onto GPUs by predicted latency; nothing is built or run on a GPU.
@@ -55,10 +57,13 @@ def plan(
     from rich.console import Group
     from rich.text import Text
 
+    from parnet_deploy.artifacts.files import refuse_existing
     from parnet_deploy.artifacts.folders import open_bundle
     from parnet_deploy.cli.stage_times import times_from_paths, times_from_profile
     from parnet_deploy.planning.timeline import draw_timeline
 
+    if trace is not None:
+        refuse_existing(trace, force=force)
     if times and device_profile is not None:
         raise ArtifactError("--times and --device-profile exclude each other", remedy="pass one of them")
     chosen_link = _find_link(link, staged=staged)
@@ -98,6 +103,8 @@ def plan(
             for s in best.prediction.spans
         ],
     }
+    if trace is not None:
+        write_trace(trace, [best.prediction.spans], f"{title}, predicted", force=force)
     emit(result, Group(title, _table(ranking), Text("\n".join(lines))), as_json=as_json)
 
 

@@ -7,28 +7,53 @@ from typing import Annotated, Any
 
 import typer
 
-from parnet_deploy.cli.common import JsonOption, PlanArgument, emit
+from parnet_deploy.cli.common import (
+    AdapterOption,
+    ForceOption,
+    GraphModeName,
+    GraphsOption,
+    JsonOption,
+    NvtxOption,
+    PlanArgument,
+    TraceOption,
+    cuda_options,
+    emit,
+    write_trace,
+)
+
+# Requests of the first batch that a trace shows.
+_TRACED_RUNS = 5
 
 
 def run(
     plan: PlanArgument,
     images: Annotated[list[Path], typer.Argument(help="Images (jpeg, png, ...) or folders.", show_default=False)],
     top: Annotated[int, typer.Option("--top", "-k", min=1, help="How many classes to show.")] = 5,
+    trace: TraceOption = None,
+    cuda_adapter: AdapterOption = None,
+    cuda_graphs: GraphsOption = GraphModeName.auto,
+    nvtx: NvtxOption = False,
+    force: ForceOption = False,
     as_json: JsonOption = False,
 ) -> None:
     """Classify images: the most likely classes with their labels and probabilities.
 
     Example: parnet-deploy run plan cat.jpg holiday/ --top 3
+
+    Example: parnet-deploy run plan cat.jpg --trace trace.json
     """
     import numpy as np
     from rich.table import Table
 
+    from parnet_deploy.artifacts.files import refuse_existing
     from parnet_deploy.runtime import Session
     from parnet_deploy.runtime.preprocess import find_images, load_images
 
+    if trace is not None:
+        refuse_existing(trace, force=force)
     paths = [path for given in images for path in find_images(given)]
     results: list[dict[str, Any]] = []
-    with Session.open(plan) as session:
+    with Session.open(plan, cuda=cuda_options(cuda_adapter, cuda_graphs, nvtx=nvtx)) as session:
         labels = session.plan.label_names
         step = session.plan.batch.max
         for start in range(0, len(paths), step):
@@ -51,6 +76,11 @@ def run(
                         ],
                     }
                 )
+        if trace is not None:
+            session.warm_up()
+            first = load_images(paths[:step], session.plan.preprocessing)
+            title = f"{session.plan.name}, {session.plan.partition}, batch {len(first)}"
+            write_trace(trace, session.profile(first, _TRACED_RUNS), title, force=force)
     table = Table("image", "label", "probability", "", box=None)
     for result in results:
         for rank, entry in enumerate(result["top"]):

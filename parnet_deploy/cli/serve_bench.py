@@ -10,7 +10,18 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from parnet_deploy.cli.common import ForceOption, JsonOption, emit, progress_bar, stderr
+from parnet_deploy.cli.common import (
+    AdapterOption,
+    ForceOption,
+    GraphModeName,
+    GraphsOption,
+    JsonOption,
+    NvtxOption,
+    cuda_options,
+    emit,
+    progress_bar,
+    stderr,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -41,7 +52,10 @@ def serve_bench(
         typer.Option(min=2, help="Least queries (offline: samples) of a run; default: 64, multi-stream 16."),
     ] = None,
     duration: Annotated[float, typer.Option(min=0.001, help="Least duration of a run in seconds.")] = 3.0,
-    concurrency: Annotated[int, typer.Option(min=1, help="Inferences that a plan may run at once.")] = 1,
+    pipelines: Annotated[
+        int,
+        typer.Option("--pipelines", "--concurrency", min=1, help="Inferences that a plan may run at once."),
+    ] = 1,
     samples_per_query: Annotated[int | None, typer.Option(min=1, help="multi-stream: default 8.")] = None,
     target_qps: Annotated[
         float | None, typer.Option(help="server: queries per second; default: half of what the first plan can do.")
@@ -52,6 +66,9 @@ def serve_bench(
     output: Annotated[
         Path | None, typer.Option("--output", "-o", help="Report folder to write: JSON, Markdown, plot, HTML page.")
     ] = None,
+    cuda_adapter: AdapterOption = None,
+    cuda_graphs: GraphsOption = GraphModeName.auto,
+    nvtx: NvtxOption = False,
     force: ForceOption = False,
     as_json: JsonOption = False,
 ) -> None:
@@ -70,7 +87,8 @@ def serve_bench(
         samples_per_query=samples_per_query,
         target_qps=target_qps,
         target_latency_ms=target_latency,
-        concurrency=concurrency,
+        concurrency=pipelines,
+        cuda=cuda_options(cuda_adapter, cuda_graphs, nvtx=nvtx),
     )
     with _progress_over(rounds * len(plans)) as on_progress:
         report = measure_plans(plans, settings, rounds=rounds, output=output, force=force, on_progress=on_progress)

@@ -42,8 +42,8 @@ def build_plan(
     Raises:
         ArtifactError: the bundle is damaged, or the output cannot be written.
         OutputExistsError: the output exists and `force` is not set, or is the bundle itself.
-        EngineError: an unknown backend, options that are not for it, a thread count below 1, or a stage that the
-            backend cannot build.
+        EngineError: an unknown backend, options that are not for it or the bundle, a thread count below 1, or a stage
+            that the backend cannot build.
         MissingDependencyError: the backend's package is not installed.
     """
     bundle, output = Path(bundle), Path(output)
@@ -56,7 +56,7 @@ def build_plan(
     builder = get_backend(backend, options)
     opened = open_bundle(bundle)
     stages = tuple(Stage(name=s.name, inputs=s.inputs, outputs=s.outputs) for s in opened.manifest.stages)
-    placement = place(stages, builder.lanes(len(stages)))
+    placement = _place(stages, builder, options)
     counts = _threads_of(stages, placement, threads)
     devices = builder.device_records(_devices_of(placement))
     with replacing_folder(output, force=force) as folder:
@@ -140,6 +140,18 @@ class _Build:
         with self._lock:
             self._done += 1
         return EngineRecord(stage=stage.name, file=FileRecord.of(path), threads=count, layers=dict(layers))
+
+
+def _place(stages: tuple[Stage, ...], backend: Backend, options: BuildOptions) -> dict[str, Lane]:
+    if options.placement is None:
+        return place(stages, backend.lanes(len(stages)))
+    names = [stage.name for stage in stages]
+    if sorted(options.placement) != sorted(names):
+        raise EngineError(
+            f"the placement is for stages {', '.join(options.placement)}, the bundle has {', '.join(names)}",
+            remedy="place each stage, and no others",
+        )
+    return {name: options.placement[name] for name in names}
 
 
 def _threads_of(stages: tuple[Stage, ...], placement: dict[str, Lane], threads: int | None) -> dict[str, int]:

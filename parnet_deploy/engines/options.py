@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass, field, fields
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Literal
 
-from parnet_deploy.artifacts.schemas import Plan
+from parnet_deploy.artifacts.schemas import Lane, Plan
 from parnet_deploy.errors import EngineError
 
 Flavour = Literal["tensorrt", "rtx"]
@@ -56,14 +57,18 @@ class BuildOptions:
     """Where a plan shall run and how its engines are built.
 
     `devices` are the GPUs' numbers, one lane on each; by default all stages are on the first, a stream each.
+    `placement` says for each stage where it runs, instead.
     """
 
     devices: tuple[int, ...] | None = None
+    placement: Mapping[str, Lane] | None = None
     tensorrt: TensorRTOptions = field(default_factory=TensorRTOptions)
 
     def __post_init__(self) -> None:
         if self.devices is not None and (not self.devices or len(set(self.devices)) != len(self.devices)):
             raise EngineError(f"devices {list(self.devices)} are not a choice", remedy="name each device once")
+        if self.devices is not None and self.placement is not None:
+            raise EngineError("a placement names its devices itself", remedy="pass --devices or --placement")
 
 
 def options_of_plan(plan: Plan) -> BuildOptions | None:
@@ -109,7 +114,7 @@ def parse_devices(text: str) -> tuple[int, ...]:
 
 def refuse_gpu_options(options: BuildOptions, backend: str) -> None:
     """Raise `EngineError` if a backend of the processor is given options that only GPUs know."""
-    if options != BuildOptions():
+    if replace(options, placement=None) != BuildOptions():
         raise EngineError(
             f"backend {backend!r} runs on the cpu: it takes no devices and no TensorRT options",
             remedy="pass --backend tensorrt, or leave them out",

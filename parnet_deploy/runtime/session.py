@@ -13,6 +13,7 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
+from parnet_deploy.artifacts.cuda_options import CudaOptions
 from parnet_deploy.artifacts.folders import OpenPlan, open_plan
 from parnet_deploy.artifacts.schemas import Plan
 from parnet_deploy.errors import EngineError, InferenceError, ParNetError
@@ -20,7 +21,6 @@ from parnet_deploy.planning.schedule import HOST
 from parnet_deploy.planning.timeline import Span
 from parnet_deploy.runtime.base import Executor, Pipeline, close_all
 from parnet_deploy.runtime.cpu import CpuExecutor
-from parnet_deploy.runtime.cuda.options import CudaOptions
 
 Images = NDArray[np.float32]
 

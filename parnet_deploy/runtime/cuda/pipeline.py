@@ -11,6 +11,7 @@ from functools import partial
 from itertools import groupby
 from time import perf_counter
 
+from parnet_deploy.artifacts.cuda_options import GraphMode
 from parnet_deploy.artifacts.schemas import Lane, Launch, Plan, Record, Wait
 from parnet_deploy.engines.base import Array, BoundDeviceEngine, DeviceEngine
 from parnet_deploy.errors import EngineError, InferenceError, ParNetError
@@ -18,7 +19,6 @@ from parnet_deploy.planning.timeline import Span
 from parnet_deploy.runtime.base import BOUND_BATCH_SIZES, close_all
 from parnet_deploy.runtime.cuda.driver import Driver
 from parnet_deploy.runtime.cuda.objects import Buffer, Context, Event, Graph, PinnedBuffer, Stream
-from parnet_deploy.runtime.cuda.options import GraphMode
 from parnet_deploy.runtime.cuda.program import (
     Download,
     Operation,

@@ -1,4 +1,4 @@
-"""Sessions on GPUs from end to end: the TensorRT backend builds, loads and binds, with ONNX Runtime as what it calls."""
+"""Sessions on GPUs from end to end: the TensorRT backend builds, loads and binds; what it calls runs ONNX Runtime."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ import numpy as np
 import onnxruntime
 import pytest
 
+from parnet_deploy.artifacts.cuda_options import GraphMode
 from parnet_deploy.artifacts.folders import open_bundle
 from parnet_deploy.engines import build_plan
 from parnet_deploy.engines.options import BuildOptions, TensorRTOptions
 from parnet_deploy.errors import EngineError, InferenceError, ParNetError
 from parnet_deploy.runtime import CudaOptions, Session
 from parnet_deploy.runtime.cuda.driver import Driver
-from parnet_deploy.runtime.cuda.options import GraphMode
 
 PATIENCE_S = 60
 
@@ -99,7 +99,12 @@ def test_every_placement_answers_the_single_sessions_bytes(
 
 @pytest.mark.parametrize("devices", [None, (0, 1, 2)], ids=str)
 def test_graphs_hold_the_launches_and_events_join_them(
-    sim: Any, driver: Driver, trt: Any, bundles: Path, tmp_path: Path, devices: tuple[int, ...] | None  # noqa: ARG001
+    sim: Any,
+    driver: Driver,
+    trt: Any,
+    bundles: Path,
+    tmp_path: Path,
+    devices: tuple[int, ...] | None,
 ) -> None:
     """On one device a request is one graph; over several, a graph for each run of launches, with copies between."""
     plan = build(bundles, "streams", tmp_path / "plan", devices)
@@ -236,7 +241,11 @@ def test_whatever_call_fails_a_session_leaves_nothing(
 
 
 def test_a_lost_device_closes_the_session_and_says_so(
-    sim: Any, driver: Driver, trt: Any, bundles: Path, tmp_path: Path  # noqa: ARG001
+    sim: Any,
+    driver: Driver,
+    trt: Any,
+    bundles: Path,
+    tmp_path: Path,
 ) -> None:
     plan = build(bundles, "streams", tmp_path / "plan", (0, 1))
     session = Session.open(plan, cuda=options_for(driver))
@@ -258,14 +267,19 @@ def test_an_engine_that_does_not_load_leaves_nothing(
 ) -> None:
     plan = build(bundles, "streams", tmp_path / "plan", (0, 1))
     monkeypatch.setattr(trt, "_MAGIC", b"another version")
-    with pytest.raises(EngineError, match="TensorRT cannot load stage '.*': Serialization assertion") as caught:
+    with pytest.raises(EngineError, match=r"TensorRT cannot load stage .*: Serialization assertion") as caught:
         Session.open(plan, cuda=options_for(driver))
     assert "build the plan again" in str(caught.value.remedy)
     assert sim.live() == {}
 
 
 def test_a_plan_for_another_gpu_is_refused(
-    sim: Any, driver: Driver, trt: Any, bundles: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch  # noqa: ARG001
+    sim: Any,
+    driver: Driver,
+    trt: Any,
+    bundles: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     plan = build(bundles, "streams", tmp_path / "plan", (0, 1))
     monkeypatch.setattr("parnet_deploy.engines.tensorrt.list_gpus", lambda: ())
