@@ -35,3 +35,8 @@ def test_sessions_answer_from_several_gpus(run_inside: RunInside) -> None:
     assert counts["sessions"] >= 50
     assert counts["faults injected"] >= 300
     assert counts["concurrent requests"] >= 192
+
+
+@pytest.mark.slow
+def test_parnet_l_on_three_gpus(run_inside: RunInside) -> None:
+    assert run_inside("test_parnet_l.py")["ParNet-L on three GPUs"] == 6

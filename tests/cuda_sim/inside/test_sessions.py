@@ -97,11 +97,11 @@ def test_every_placement_answers_the_single_sessions_bytes(
     counts["sessions"] += 1
 
 
+@pytest.mark.usefixtures("trt")
 @pytest.mark.parametrize("devices", [None, (0, 1, 2)], ids=str)
 def test_graphs_hold_the_launches_and_events_join_them(
     sim: Any,
     driver: Driver,
-    trt: Any,
     bundles: Path,
     tmp_path: Path,
     devices: tuple[int, ...] | None,
@@ -240,10 +240,10 @@ def test_whatever_call_fails_a_session_leaves_nothing(
         counts["faults injected"] += 1
 
 
+@pytest.mark.usefixtures("trt")
 def test_a_lost_device_closes_the_session_and_says_so(
     sim: Any,
     driver: Driver,
-    trt: Any,
     bundles: Path,
     tmp_path: Path,
 ) -> None:
@@ -274,7 +274,6 @@ def test_an_engine_that_does_not_load_leaves_nothing(
 
 
 def test_a_plan_for_another_gpu_is_refused(
-    sim: Any,
     driver: Driver,
     trt: Any,
     bundles: Path,
