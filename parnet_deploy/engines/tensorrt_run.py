@@ -130,11 +130,12 @@ class TensorRTEngine:
 
     def bind_device(self, addresses: Mapping[str, int], batch: int, stream: int) -> TensorRTBoundEngine:
         """Make an execution context for one batch size."""
-        # Only TensorRT for RTX has settings of contexts.
-        settings = () if self._runtime_config is None else (self._runtime_config,)
-        return TensorRTBoundEngine(
-            self._tensorrt, self._engine.create_execution_context(*settings), self._spec, addresses, batch, stream
-        )
+        return TensorRTBoundEngine(self._tensorrt, self._create_context(), self._spec, addresses, batch, stream)
+
+    def _create_context(self) -> Any:
+        if self._runtime_config is None:
+            return self._engine.create_execution_context()
+        return self._engine.create_execution_context(self._runtime_config)
 
     def close(self) -> None:
         """Keep the kernels that were compiled, and give up the engine."""

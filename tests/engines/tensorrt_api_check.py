@@ -75,6 +75,8 @@ class Checker(ast.NodeVisitor):
     def resolve_attribute(self, node: ast.Attribute) -> Any:
         if node.attr == "module":  # TensorRT.module is the package
             return self.trt
+        if isinstance(node.value, ast.Name) and node.value.id == "self":
+            return getattr(self.trt, VARIABLES.get(node.attr.removeprefix("_"), ""), None)
         owner = self.resolve(node.value)
         if owner is None or not str(getattr(owner, "__module__", owner)).replace("<module '", "").startswith(
             "tensorrt"

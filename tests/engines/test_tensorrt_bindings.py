@@ -7,6 +7,7 @@ lies before it is run and what follows is checked by signature.
 
 from __future__ import annotations
 
+import ast
 import importlib.util
 import json
 import os
@@ -158,6 +159,32 @@ sys.stdout.write(str([n for k in names for n in names[k] if n not in getattr(ten
         "HardwareCompatibilityLevel": list(tensorrt_build._HARDWARE_COMPATIBILITY.values()),
         "DataType": list(tensorrt_build.DTYPES),
     }
+    assert run(bindings, tmp_path, "-c", script, json.dumps(names)) == "[]"
+
+
+def names_of_the_stand_in() -> dict[str, list[str]]:
+    """The methods, properties and members of each class that stands in for one of TensorRT's."""
+    path = REPOSITORY / "tests" / "cuda_sim" / "host_tensorrt" / "tensorrt" / "__init__.py"
+    names: dict[str, list[str]] = {}
+    for node in ast.parse(path.read_text()).body:
+        if isinstance(node, ast.ClassDef):
+            members = [item.name for item in node.body if isinstance(item, ast.FunctionDef)]
+            if any(isinstance(base, ast.Name) and base.id == "IntEnum" for base in node.bases):
+                members += [target.id for item in node.body for target in getattr(item, "targets", [])]
+            names[node.name] = [name for name in members if not name.startswith("_")]
+    return names
+
+
+def test_the_stand_in_has_no_names_of_its_own(bindings: dict[str, str], tmp_path: Path) -> None:
+    """What tests on the driver in host memory call TensorRT has nothing that the real one lacks."""
+    names = names_of_the_stand_in()
+    assert {"execute_async_v3", "set_tensor_address"} <= set(names["IExecutionContext"])
+    assert "INPUT" in names["TensorIOMode"]
+    script = """
+import json, sys, tensorrt
+names = json.loads(sys.argv[1])
+sys.stdout.write(str([f"{k}.{n}" for k in names for n in names[k] if not hasattr(getattr(tensorrt, k, None), n)]))
+"""
     assert run(bindings, tmp_path, "-c", script, json.dumps(names)) == "[]"
 
 
