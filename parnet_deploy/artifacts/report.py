@@ -108,7 +108,10 @@ class BenchRound(Frozen):
 
 
 class Contender(Frozen):
-    """A plan and its rounds; `latency` is over the latencies of all rounds, the other figures are medians of rounds."""
+    """A plan and its rounds; `latency` is over the latencies of all rounds, the other figures are medians of rounds.
+
+    `bytes_across` go from device to device for each sample, `bytes_host` between the host and devices.
+    """
 
     label: str
     plan_name: str
@@ -125,6 +128,8 @@ class Contender(Frozen):
     samples_per_second: PositiveNumber
     cold_start_ms: Milliseconds
     peak_memory_bytes: Positive
+    bytes_across: Count = 0
+    bytes_host: Count = 0
     stages: tuple[StageTiming, ...]
     rounds: Annotated[tuple[BenchRound, ...], Field(min_length=1)]
 

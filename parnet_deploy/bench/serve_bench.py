@@ -25,6 +25,7 @@ from parnet_deploy.bench.publish import write_report
 from parnet_deploy.bench.scenarios import DEFAULT_ROUNDS
 from parnet_deploy.bench.statistics import latency_statistics, median_stage_times, paired_ratio
 from parnet_deploy.errors import InferenceError
+from parnet_deploy.planning.schedule import bytes_moved
 
 _STDERR_LINES = 8
 _METRIC_VALUES: dict[Metric, Callable[[BenchRound], float]] = {
@@ -191,6 +192,8 @@ def ratios_of(contenders: Sequence[Contender]) -> tuple[Ratio, ...]:
 def _contender(label: str, plan: OpenPlan, rounds: Sequence[BenchRound]) -> Contender:
     """Join a plan's identity and its rounds."""
     manifest = plan.manifest
+    sizes_bytes = {name: tensor.size_bytes for name, tensor in manifest.tensors.items()}
+    bytes_host, bytes_across = bytes_moved(manifest.schedule, sizes_bytes)
     return Contender(
         label=label,
         plan_name=manifest.name,
@@ -207,6 +210,8 @@ def _contender(label: str, plan: OpenPlan, rounds: Sequence[BenchRound]) -> Cont
         samples_per_second=median(entry.samples_per_second for entry in rounds),
         cold_start_ms=median(entry.cold_start.total_ms for entry in rounds),
         peak_memory_bytes=int(median(entry.peak_memory_bytes for entry in rounds)),
+        bytes_across=bytes_across,
+        bytes_host=bytes_host,
         stages=median_stage_times([entry.stages for entry in rounds]),
         rounds=tuple(rounds),
     )

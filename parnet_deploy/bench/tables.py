@@ -54,10 +54,11 @@ def contender_table(report: Report) -> TextTable:
             ", ".join(device.name for device in entry.devices),
             "x".join(str(extent) for extent in entry.input_shape),
             str(entry.batch.min) if not entry.batch.is_dynamic else f"{entry.batch.min} to {entry.batch.max}",
+            f"{entry.bytes_across / 1024:.1f}",
         )
         for entry in report.contenders
     )
-    columns = ("plan", "form", "partition", "precision", "backend", "devices", "input", "batch")
+    columns = ("plan", "form", "partition", "precision", "backend", "devices", "input", "batch", "KiB across")
     return TextTable("Contenders", columns, rows)
 
 

@@ -50,6 +50,7 @@ def inspect(
             _stage_table(opened.manifest),
             _plan_files(opened),
             _built_for(opened.manifest),
+            *_traffic(opened.manifest),
             *_timeline(opened, measure=measure),
         ]
     manifest = opened.manifest.model_dump(mode="json")
@@ -136,6 +137,15 @@ def _built_for(plan: Plan) -> str:
     devices = ", ".join(f"{device.device}: {device.name} ({device.capability})" for device in plan.devices)
     options = "".join(f", {name} {value}" for name, value in plan.build_options.items())
     return f"built for {devices} with {plan.backend} {plan.backend_version}{options}"
+
+
+def _traffic(plan: Plan) -> list[str]:
+    from parnet_deploy.planning.schedule import bytes_moved
+
+    host, across = bytes_moved(plan.schedule, {name: tensor.size_bytes for name, tensor in plan.tensors.items()})
+    if host == 0:
+        return []
+    return [f"per image: {format_bytes(across)} between devices, {format_bytes(host)} to and from the host"]
 
 
 def _timeline(opened: OpenPlan, *, measure: bool) -> list[RenderableType]:

@@ -139,6 +139,18 @@ def schedule(
     return scheduler.finish()
 
 
+def bytes_moved(commands: Sequence[Command], sizes_bytes: Mapping[str, int]) -> tuple[int, int]:
+    """Return how many bytes go between the host and devices, and how many from device to device."""
+    host = across = 0
+    for command in commands:
+        if isinstance(command, Copy):
+            if HOST in (command.source, command.target):
+                host += sizes_bytes[command.tensor]
+            else:
+                across += sizes_bytes[command.tensor]
+    return host, across
+
+
 class _Checker:
     """Replay commands and refuse the first that could run before what it needs."""
 

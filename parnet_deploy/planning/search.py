@@ -8,12 +8,12 @@ placement that is kept.
 from __future__ import annotations
 
 from bisect import insort
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
-from parnet_deploy.artifacts.schemas import Command, Copy, Lane, Stage
+from parnet_deploy.artifacts.schemas import Lane, Stage
 from parnet_deploy.planning.links import Link
-from parnet_deploy.planning.schedule import HOST, schedule
+from parnet_deploy.planning.schedule import HOST, bytes_moved, schedule
 from parnet_deploy.planning.timeline import Span, simulate
 
 # Times that differ by less than this count as equal: sums of the same numbers in another order.
@@ -73,7 +73,7 @@ def predict(workload: Workload, placement: Mapping[str, Lane], link: Link) -> Pr
     busy_ms: dict[Lane, float] = {}
     for span in spans:
         busy_ms[span.lane] = busy_ms.get(span.lane, 0.0) + span.end_ms - span.start_ms
-    bytes_host, bytes_across = _bytes_moved(commands, workload.sizes_bytes)
+    bytes_host, bytes_across = bytes_moved(commands, workload.sizes_bytes)
     return Prediction(
         placement=dict(placement),
         latency_ms=max(span.end_ms for span in spans),
@@ -82,17 +82,6 @@ def predict(workload: Workload, placement: Mapping[str, Lane], link: Link) -> Pr
         bytes_host=bytes_host,
         spans=spans,
     )
-
-
-def _bytes_moved(commands: Sequence[Command], sizes_bytes: Mapping[str, int]) -> tuple[int, int]:
-    host = across = 0
-    for command in commands:
-        if isinstance(command, Copy):
-            if HOST in (command.source, command.target):
-                host += sizes_bytes[command.tensor]
-            else:
-                across += sizes_bytes[command.tensor]
-    return host, across
 
 
 def search(workload: Workload, link: Link, *, devices: int, streams: int = 1, top: int = 1) -> tuple[Prediction, ...]:

@@ -85,7 +85,9 @@ def test_logits_of_three_gpus_are_the_single_sessions(
         sim.delays(0, 0)
 
     plan = tmp_path / "streams"
-    assert "cuda:2" in tool("inspect", plan)
+    # Streams 2 and 3, float32, and the image once for each device.
+    crossing = 4 * (320 * 28 * 28 + 640 * 14 * 14)
+    assert f"per image: {crossing / 2**20:.1f} MiB between devices" in tool("inspect", plan)
     trace = tmp_path / "trace.json"
     top = json.loads(tool("run", plan, folder / "image.png", "--trace", trace, "--cuda-graphs", "always", "--json"))
     assert top[0]["top"][0]["class"] == int(np.argmax(answers[0]))
@@ -96,4 +98,6 @@ def test_logits_of_three_gpus_are_the_single_sessions(
     bench = ["--rounds", "1", "--min-queries", "3", "--duration", "0.001", "--pipelines", "2"]
     report = json.loads(tool("serve-bench", plan, *bench, "--json"))
     assert report["contenders"][0]["rounds"][0]["query_count"] >= 3
+    assert report["contenders"][0]["bytes_across"] == crossing
+    assert report["contenders"][0]["bytes_host"] == 4 * (3 * 3 * 224 * 224 + 1000)
     assert sim.live() == {}
