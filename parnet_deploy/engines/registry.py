@@ -22,6 +22,8 @@ _BACKENDS = {
     "onnxruntime": _Entry("parnet_deploy.engines.onnxruntime", "OnnxRuntimeBackend", "onnxruntime", "onnxruntime"),
     # Which of the TensorRT packages is imported is an option, so the backend itself reports one that is missing.
     "tensorrt": _Entry("parnet_deploy.engines.tensorrt", "TensorRTBackend", None, "tensorrt"),
+    "ncnn": _Entry("parnet_deploy.engines.ncnn", "NcnnBackend", "ncnn", "ncnn"),
+    "openvino": _Entry("parnet_deploy.engines.openvino", "OpenVinoBackend", "openvino", "openvino"),
     "null": _Entry("parnet_deploy.engines.null", "NullBackend", None, None),
 }
 

@@ -1,0 +1,300 @@
+"""Write the graph of a fused network as an ncnn model: layers as text (`.param`), weights as bytes (`.bin`).
+
+The formats are ncnn's own (github.com/Tencent/ncnn/wiki, "param and model file structure"; parameters of each layer:
+"operation-param-weight-table"). ncnn has no batch axis: a model is of one sample. Its conversion tool needs torch; a
+fused ParNet has ten operators, whose attributes are checked here one by one.
+
+A tensor [C, 1, 1], a number for each channel, is a vector in ncnn: global pooling makes one, convolutions of 1x1 on it
+are linear layers, and beside a map it is broadcast over the map.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+from onnx import numpy_helper
+
+from parnet_deploy.errors import EngineError
+
+_MAGIC = 7767517
+# What stands before weights that are plain float32.
+_FLOAT32 = b"\0\0\0\0"
+_RELU, _SIGMOID = 1, 4
+_ADD, _MUL = 0, 2
+_UNFUSED_REMEDY = "fuse the checkpoint and export it again: parnet-deploy fuse CKPT -o OUT"
+
+Params = dict[int, int | str]
+
+
+@dataclass(frozen=True)
+class NcnnModel:
+    """A model in ncnn's two files."""
+
+    param: str
+    weights: bytes
+
+
+@dataclass
+class _Layer:
+    kind: str
+    name: str
+    inputs: list[str]
+    outputs: list[str]
+    params: Params = field(default_factory=dict)
+    weights: tuple[bytes, ...] = ()
+
+    def line(self) -> str:
+        numbers = " ".join(f"{key}={value}" for key, value in self.params.items())
+        counts = f"{len(self.inputs)} {len(self.outputs)}"
+        return f"{self.kind:<24} {self.name:<24} {counts} {' '.join((*self.inputs, *self.outputs))} {numbers}".rstrip()
+
+
+def convert_to_ncnn(onnx_path: Path) -> NcnnModel:
+    """Return the ncnn model of a stage's ONNX file; blobs have the names of the ONNX tensors.
+
+    Raises:
+        EngineError: not an ONNX file, or an operator or attribute that a fused network does not have, with the node's
+            name.
+    """
+    try:
+        graph = onnx.load_model(str(onnx_path), load_external_data=False).graph
+    except Exception as error:
+        raise EngineError(f"not an ONNX file ({error})", where=onnx_path) from error
+    return _Converter(graph, onnx_path).convert()
+
+
+class _Converter:
+    """One pass over the nodes, in their order, which is topological."""
+
+    def __init__(self, graph: onnx.GraphProto, path: Path) -> None:
+        self._graph = graph
+        self._path = path
+        self._constants = {tensor.name: numpy_helper.to_array(tensor) for tensor in graph.initializer}
+        self._uses = Counter(name for node in graph.node for name in node.input)
+        self._uses.update(value.name for value in graph.output)
+        self._makers = {name: node for node in graph.node for name in node.output}
+        self._layers: list[_Layer] = []
+        # Tensors that another name stands for, because the node that made them does nothing in ncnn.
+        self._aliases: dict[str, str] = {}
+        self._kept: set[str] = set()
+        self._vectors: set[str] = set()
+
+    def convert(self) -> NcnnModel:
+        for value in self._graph.input:
+            self._layers.append(_Layer("Input", value.name, [], [value.name]))
+            if [dim.dim_value for dim in value.type.tensor_type.shape.dim[2:]] == [1, 1]:
+                self._vectors.add(value.name)
+        for node in self._graph.node:
+            rule = _RULES.get(node.op_type)
+            if rule is None:
+                raise self._refusal(node, "is no operator of a fused network", remedy=_UNFUSED_REMEDY)
+            rule(self, node)
+        self._name_outputs()
+        layers = _with_splits(self._layers, {value.name for value in self._graph.output})
+        blobs = sum(len(layer.outputs) for layer in layers)
+        lines = [str(_MAGIC), f"{len(layers)} {blobs}", *(layer.line() for layer in layers)]
+        weights = b"".join(data for layer in self._layers for data in layer.weights)
+        return NcnnModel("\n".join(lines) + "\n", weights)
+
+    def _refusal(self, node: onnx.NodeProto, why: str, remedy: str | None = None) -> EngineError:
+        return EngineError(f"node {node.name!r} ({node.op_type}) {why}", where=self._path, remedy=remedy)
+
+    def _attributes(self, node: onnx.NodeProto, **known: Any) -> dict[str, Any]:
+        """Return a node's attributes over the defaults; one that is not known is refused."""
+        found = {attribute.name: onnx.helper.get_attribute_value(attribute) for attribute in node.attribute}
+        for name in found:
+            if name not in known:
+                raise self._refusal(node, f"has the attribute {name!r}, which is not understood")
+        return {**known, **found}
+
+    def _constant(self, node: onnx.NodeProto, index: int) -> NDArray[np.float32]:
+        name = node.input[index]
+        if name not in self._constants:
+            raise self._refusal(node, f"computes its input {name!r}, which has to be a constant")
+        return np.asarray(self._constants[name], np.float32)
+
+    def _blob(self, node: onnx.NodeProto, name: str) -> str:
+        """Return the blob of a tensor; a constant becomes a layer of its own the first time."""
+        name = self._aliases.get(name, name)
+        if name in self._constants and name not in self._kept:
+            self._kept.add(name)
+            self._layers.append(self._memory_data(node, name))
+        return name
+
+    def _memory_data(self, node: onnx.NodeProto, name: str) -> _Layer:
+        values = np.asarray(self._constants[name], np.float32)
+        shape = values.shape[1:] if values.ndim == 4 and values.shape[0] == 1 else values.shape
+        if len(shape) == 3 and shape[1:] == (1, 1):
+            params: Params = {0: shape[0]}
+            self._vectors.add(name)
+        elif len(shape) == 3:
+            params = {0: shape[2], 1: shape[1], 2: shape[0]}
+        else:
+            raise self._refusal(node, f"has a constant of shape {list(values.shape)}")
+        return _Layer("MemoryData", name, [], [name], params, (values.tobytes(),))
+
+    def _add(self, kind: str, node: onnx.NodeProto, inputs: list[str], params: Params, *weights: bytes) -> None:
+        blobs = [self._blob(node, name) for name in inputs]
+        if kind == "Pooling" or all(blob in self._vectors for blob in blobs):
+            self._vectors.update(node.output)
+        self._layers.append(_Layer(kind, node.output[0], blobs, list(node.output), params, weights))
+
+    def _only_reader(self, name: str, op_type: str) -> onnx.NodeProto | None:
+        """Return the node of a type that alone reads a tensor."""
+        if self._uses[name] != 1:
+            return None
+        return next((node for node in self._graph.node if name in node.input and node.op_type == op_type), None)
+
+    def convolution(self, node: onnx.NodeProto) -> None:
+        found = self._attributes(
+            node, group=1, kernel_shape=None, strides=[1, 1], pads=[0, 0, 0, 0], dilations=[1, 1], auto_pad=b"NOTSET"
+        )
+        weight = self._constant(node, 1)
+        filters, _, height, width = weight.shape
+        if found["dilations"] != [1, 1] or found["auto_pad"] != b"NOTSET":
+            raise self._refusal(node, "is dilated, or pads by itself")
+        if self._aliases.get(node.input[0], node.input[0]) in self._vectors:
+            if weight.shape[2:] != (1, 1):
+                raise self._refusal(node, "is a convolution of single pixels with a kernel beyond them")
+            self._linear(node, _dense(weight[:, :, 0, 0], found["group"]))
+            self._merge_activation(node)
+            return
+        top, left, bottom, right = found["pads"]
+        params: Params = {0: filters, 1: width, 11: height, 3: found["strides"][1], 13: found["strides"][0]}
+        params |= {4: left, 14: top, 15: right, 16: bottom, 6: weight.size}
+        weights = [_FLOAT32, weight.tobytes()]
+        if len(node.input) > 2:
+            params[5] = 1
+            weights.append(self._constant(node, 2).tobytes())
+        if found["group"] > 1:
+            params[7] = found["group"]
+        kind = "ConvolutionDepthWise" if found["group"] > 1 else "Convolution"
+        self._add(kind, node, [node.input[0]], params, *weights)
+        self._merge_activation(node)
+
+    def _merge_activation(self, node: onnx.NodeProto) -> None:
+        """Let a convolution apply the activation that alone reads it."""
+        for op_type, code in (("Relu", _RELU), ("Sigmoid", _SIGMOID)):
+            reader = self._only_reader(node.output[0], op_type)
+            if reader is not None:
+                self._layers[-1].params[9] = code
+                self._aliases[reader.output[0]] = node.output[0]
+
+    def activation(self, node: onnx.NodeProto) -> None:
+        if node.output[0] in self._aliases or self._is_half_of_swish(node):
+            return
+        self._attributes(node)
+        self._add({"Relu": "ReLU", "Sigmoid": "Sigmoid"}[node.op_type], node, [node.input[0]], {})
+
+    def _is_half_of_swish(self, node: onnx.NodeProto) -> bool:
+        product = self._only_reader(node.output[0], "Mul")
+        return node.op_type == "Sigmoid" and product is not None and node.input[0] in product.input
+
+    def binary(self, node: onnx.NodeProto) -> None:
+        self._attributes(node)
+        first, second = node.input
+        for value, gate in ((first, second), (second, first)):
+            maker = self._makers.get(gate)
+            is_swish = node.op_type == "Mul" and maker is not None and maker.op_type == "Sigmoid"
+            if is_swish and maker is not None and maker.input[0] == value and self._is_half_of_swish(maker):
+                self._add("Swish", node, [value], {})
+                return
+        self._add("BinaryOp", node, [first, second], {0: _MUL if node.op_type == "Mul" else _ADD})
+
+    def pooling(self, node: onnx.NodeProto) -> None:
+        self._attributes(node)
+        self._add("Pooling", node, [node.input[0]], {0: 1, 4: 1})
+
+    def split(self, node: onnx.NodeProto) -> None:
+        found = self._attributes(node, axis=0, num_outputs=None)
+        sizes = self._constants[node.input[1]].tolist() if len(node.input) > 1 else None
+        if found["axis"] != 1 or (sizes is None and found["num_outputs"] is None):
+            raise self._refusal(node, "does not split channels into known parts")
+        # -233: all parts alike.
+        parts = ",".join(map(str, sizes if sizes is not None else [-233] * len(node.output)))
+        self._add("Slice", node, [node.input[0]], {-23300: f"{len(node.output)},{parts}", 1: 0})
+
+    def cast(self, node: onnx.NodeProto) -> None:
+        """Leave a cast to float32 out: that is what every blob is."""
+        if self._attributes(node, to=None, saturate=1)["to"] != onnx.TensorProto.FLOAT:
+            raise self._refusal(node, "casts to something else than float32", remedy="export with --precision fp32")
+        self._aliases[node.output[0]] = self._aliases.get(node.input[0], node.input[0])
+
+    def flatten(self, node: onnx.NodeProto) -> None:
+        if self._attributes(node, axis=1)["axis"] != 1:
+            raise self._refusal(node, "flattens more than a sample")
+        self._add("Flatten", node, [node.input[0]], {})
+
+    def linear(self, node: onnx.NodeProto) -> None:
+        found = self._attributes(node, alpha=1.0, beta=1.0, transA=0, transB=0)
+        if (found["alpha"], found["beta"], found["transA"]) != (1.0, 1.0, 0):
+            raise self._refusal(node, "is no plain linear layer")
+        weight = self._constant(node, 1)
+        self._linear(node, weight if found["transB"] else weight.T)
+
+    def _linear(self, node: onnx.NodeProto, weight: NDArray[np.float32]) -> None:
+        params: Params = {0: weight.shape[0], 1: int(len(node.input) > 2), 2: weight.size}
+        biases = [self._constant(node, 2).tobytes()] if len(node.input) > 2 else []
+        self._add("InnerProduct", node, [node.input[0]], params, _FLOAT32, weight.tobytes(), *biases)
+
+    def _name_outputs(self) -> None:
+        """Let blobs that the graph gives out have its names, also where another node's blob stands for them."""
+        renamed = {self._aliases[value.name]: value.name for value in self._graph.output if value.name in self._aliases}
+        for layer in self._layers:
+            layer.inputs = [renamed.get(name, name) for name in layer.inputs]
+            layer.outputs = [renamed.get(name, name) for name in layer.outputs]
+
+
+_RULES: Mapping[str, Callable[[_Converter, onnx.NodeProto], None]] = {
+    "Conv": _Converter.convolution,
+    "Relu": _Converter.activation,
+    "Sigmoid": _Converter.activation,
+    "Add": _Converter.binary,
+    "Mul": _Converter.binary,
+    "GlobalAveragePool": _Converter.pooling,
+    "Split": _Converter.split,
+    "Cast": _Converter.cast,
+    "Flatten": _Converter.flatten,
+    "Gemm": _Converter.linear,
+}
+
+
+def _dense(weight: NDArray[np.float32], groups: int) -> NDArray[np.float32]:
+    """Return the matrix of a linear layer in groups, with zeros between them."""
+    rows, columns = weight.shape[0] // groups, weight.shape[1]
+    dense = np.zeros((weight.shape[0], columns * groups), np.float32)
+    for group in range(groups):
+        part = slice(group * rows, (group + 1) * rows)
+        dense[part, group * columns : (group + 1) * columns] = weight[part]
+    return dense
+
+
+def _with_splits(layers: list[_Layer], outputs: Collection[str]) -> list[_Layer]:
+    """Give every reader a blob of its own, as ncnn wants it: what several read goes through a layer `Split`.
+
+    Who takes an output of the model is a reader too, of the blob that has the output's name.
+    """
+    readers = Counter(name for layer in layers for name in layer.inputs)
+    shared = {
+        name: [f"{name}_{index}" for index in range(count)]
+        for name, count in readers.items()
+        if count + (name in outputs) > 1
+    }
+    unread = {name: iter(parts) for name, parts in shared.items()}
+    result: list[_Layer] = []
+    for layer in layers:
+        inputs = [next(unread[name]) if name in shared else name for name in layer.inputs]
+        made = [f"{name}_made" if name in shared and name in outputs else name for name in layer.outputs]
+        result.append(_Layer(layer.kind, layer.name, inputs, made, layer.params))
+        for name, blob in zip(layer.outputs, made, strict=True):
+            if name in shared:
+                parts = [*([name] if name in outputs else []), *shared[name]]
+                result.append(_Layer("Split", f"{name}_split", [blob], parts))
+    return result
