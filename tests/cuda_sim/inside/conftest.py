@@ -9,12 +9,24 @@ from collections import Counter
 from collections.abc import Iterator
 from importlib.util import find_spec
 from pathlib import Path
+from typing import NamedTuple
 
 import pytest
 
 from parnet_deploy.runtime.cuda.driver import Driver, open_driver
 
 LIVE = ("contexts", "streams", "events", "device buffers", "pinned buffers", "pushed contexts", "graphs")
+
+
+class Executed(NamedTuple):
+    """An operation that a stream has executed; `stream` is its number, times are virtual microseconds."""
+
+    name: str
+    device: int
+    stream: int
+    size: int
+    begin_us: float
+    end_us: float
 
 
 class Simulation:
@@ -36,6 +48,10 @@ class Simulation:
             ("lose", None, ctypes.c_int),
             ("set_peer", None, ctypes.c_int, ctypes.c_int, ctypes.c_int),
             ("set_free_bytes", None, ctypes.c_uint64),
+            ("clock", None, ctypes.c_int),
+            ("link", None, ctypes.c_int, ctypes.c_int, ctypes.c_double, ctypes.c_double),
+            ("next_host", None, ctypes.c_double),
+            ("stream_number", ctypes.c_int, ctypes.c_void_p),
         ):
             function = getattr(self._library, f"cudasim_{name}")
             function.restype, function.argtypes = result, arguments
@@ -82,10 +98,14 @@ class Simulation:
 
     def trace_stop(self) -> list[tuple[str, int, int, int]]:
         """Every operation executed since: name, device, stream, bytes."""
+        return [(row.name, row.device, row.stream, row.size) for row in self.timed_trace_stop()]
+
+    def timed_trace_stop(self) -> list[Executed]:
+        """The same, with virtual times."""
         text = ctypes.create_string_buffer(1 << 20)
         assert self._trace_stop(text, 1 << 20) < 1 << 20
         rows = (line.split() for line in text.value.decode().splitlines())
-        return [(name, int(device), int(stream), int(size)) for name, device, stream, size in rows]
+        return [Executed(name, *map(int, numbers[:3]), *map(float, numbers[3:])) for name, *numbers in rows]
 
     def lose(self, device: int) -> None:
         """Let a device answer as after an illegal access, until all have given its context back."""
@@ -98,6 +118,23 @@ class Simulation:
     def set_free_bytes(self, size_bytes: int) -> None:
         """Leave each device so much to allocate."""
         self._set_free_bytes(size_bytes)
+
+    def clock(self, *, on: bool) -> None:
+        """Let events tell virtual time or real time; copies take no virtual time until their link is set."""
+        self._clock(on)
+
+    def link(self, source: str, target: str, latency_us: float, bandwidth_gb_s: float) -> None:
+        """Say what copies take that are enqueued from now on, one way; devices are named as in a lane."""
+        ends = (-1 if device == "cpu" else int(device.removeprefix("cuda:")) for device in (source, target))
+        self._link(*ends, latency_us, bandwidth_gb_s)
+
+    def next_host(self, duration_us: float) -> None:
+        """Say what the next host function takes that this thread enqueues or captures."""
+        self._next_host(duration_us)
+
+    def stream_number(self, handle: int) -> int:
+        """The number of a stream in the trace."""
+        return int(self._stream_number(handle))
 
 
 @pytest.fixture(scope="session")
@@ -115,10 +152,11 @@ def simulation() -> Simulation:
 
 @pytest.fixture
 def sim(simulation: Simulation, counts: Counter[str]) -> Iterator[Simulation]:
-    """The controls, with no delays at first; afterwards nothing may be alive or misused."""
+    """The controls, with no delays and real time at first; afterwards nothing may be alive or misused."""
     simulation.delays(0, 0)
     simulation.hold(0, 0)
     simulation.fail_at(0)
+    simulation.clock(on=False)
     before = simulation.calls(), simulation.steps()
     yield simulation
     simulation.fail_at(0)

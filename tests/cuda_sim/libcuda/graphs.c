@@ -152,13 +152,20 @@ CUresult cuGraphLaunch(CUgraphExec graph, CUstream stream) {
     return sim_add(stream, (struct Step){.kind = GRAPH, .name = "graph", .graph = graph});
 }
 
-void sim_run_graph(struct GraphExec *exec, CUcontext context, struct Stream *stream) {
+/* Return the virtual time at which the last node ends; a node begins when all that it comes after have ended. */
+double sim_run_graph(struct GraphExec *exec, CUcontext context, struct Stream *stream) {
     struct Graph *graph = &exec->graph;
+    double ends_us[MAX_NODES], last_us = stream->now_us;
     uint64_t done = 0;
     while (done != all_nodes(graph)) {
         int node = (int)(sim_random(&stream->random) % (uint64_t)graph->count);
         if (done >> node & 1 || graph->after[node] & ~done) continue;
-        sim_execute(&graph->nodes[node], context, stream->id);
+        double begin_us = stream->now_us;
+        for (int i = 0; i < node; i++)
+            if (graph->after[node] >> i & 1 && ends_us[i] > begin_us) begin_us = ends_us[i];
+        ends_us[node] = sim_execute(&graph->nodes[node], context, stream->id, begin_us);
+        if (ends_us[node] > last_us) last_us = ends_us[node];
         done |= 1ull << node;
     }
+    return last_us;
 }
