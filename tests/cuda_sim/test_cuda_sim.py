@@ -40,3 +40,10 @@ def test_sessions_answer_from_several_gpus(run_inside: RunInside) -> None:
 @pytest.mark.slow
 def test_parnet_l_on_three_gpus(run_inside: RunInside) -> None:
     assert run_inside("test_parnet_l.py")["ParNet-L on three GPUs"] == 6
+
+
+def test_streams_take_the_times_that_are_predicted(run_inside: RunInside) -> None:
+    counts = run_inside("test_predictions.py")
+    assert counts["schedules that ran as simulated"] >= 360
+    assert counts["schedules that ran as simulated, as graphs"] >= 45
+    assert counts["mutations caught by their times"] >= 10
