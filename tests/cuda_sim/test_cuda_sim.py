@@ -47,3 +47,9 @@ def test_streams_take_the_times_that_are_predicted(run_inside: RunInside) -> Non
     assert counts["schedules that ran as simulated"] >= 360
     assert counts["schedules that ran as simulated, as graphs"] >= 45
     assert counts["mutations caught by their times"] >= 10
+
+
+def test_links_are_measured_as_they_were_set(run_inside: RunInside) -> None:
+    counts = run_inside("test_links.py")
+    assert counts["links measured"] >= 60
+    assert counts["faults injected"] >= 900
