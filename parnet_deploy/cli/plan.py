@@ -33,7 +33,7 @@ def plan(
     devices: Annotated[int, typer.Option(min=1, max=8, help="Equal GPUs that may be used.")] = 1,
     streams: Annotated[int, typer.Option(min=1, max=8, help="CUDA streams that may be used of each GPU.")] = 1,
     link: Annotated[
-        str, typer.Option(metavar="NAME|FILE", help="nvlink4, pcie4x16, pcie3x16, or a measured one as JSON.")
+        str, typer.Option(metavar="NAME|FILE", help="nvlink4, pcie4x16, pcie3x16, or what doctor --links -o wrote.")
     ] = "pcie4x16",
     staged: Annotated[
         bool, typer.Option("--staged", help="GPUs cannot reach each other: copy through the host's memory.")
@@ -213,11 +213,7 @@ def _assumptions(opened: list[OpenBundle], stage_times: list[StageTimes], link: 
             b.manifest.partition for b, found in zip(opened, stage_times, strict=True) if found.source == source
         )
         lines.append(f"stage times ({of}): {source}")
-    lines.append(
-        f"link {link.name}: between GPUs {link.latency_us:.3g} us + bytes at {link.bandwidth_gb_s:.3g} GB/s"
-        f"{'' if link.peer else ', staged in the host memory'}; host {link.host_latency_us:.3g} us + bytes at "
-        f"{link.host_bandwidth_gb_s:.3g} GB/s"
-    )
+    lines.append(f"link {link.name}: {link.description}")
     lines.append("not modelled: copies that share a link, the host's time to launch")
     if streams > 1:
         lines.append(

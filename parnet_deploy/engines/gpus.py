@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
+from itertools import permutations
 
 from parnet_deploy.errors import EngineError
 
@@ -23,15 +24,61 @@ class Gpu:
     ordinal: int
     name: str
     compute_capability: str
+    memory_bytes: int
 
 
 @cache
-def _driver() -> ctypes.CDLL | None:
+def _load() -> tuple[ctypes.CDLL | None, str | None]:
+    """Return the driver, or why there is none."""
     try:
         driver = ctypes.CDLL("libcuda.so.1")
-    except OSError:
+    except OSError as error:
+        return None, f"the driver's library does not load: {error}"
+    status = driver.cuInit(0)
+    return (driver, None) if status == 0 else (None, f"the driver does not start: {_error_name(driver, status)}")
+
+
+def _error_name(driver: ctypes.CDLL, status: int) -> str:
+    name = ctypes.c_char_p()
+    driver.cuGetErrorName(status, ctypes.byref(name))
+    return name.value.decode() if name.value else f"error {status}"
+
+
+def _driver() -> ctypes.CDLL | None:
+    return _load()[0]
+
+
+def driver_problem() -> str | None:
+    """Return why this process has no CUDA driver; none if it has one."""
+    return _load()[1]
+
+
+def cuda_version() -> str | None:
+    """Return the newest version of CUDA that the driver is for, as in `13.0`; none where there is no driver."""
+    driver = _driver()
+    if driver is None:
         return None
-    return driver if driver.cuInit(0) == 0 else None
+    version = ctypes.c_int()
+    _check(driver.cuDriverGetVersion(ctypes.byref(version)), "tell its version")
+    return f"{version.value // 1000}.{version.value % 1000 // 10}"
+
+
+def list_peers() -> frozenset[tuple[int, int]]:
+    """Return every (device, peer) where the device reaches the memory of its peer directly.
+
+    Raises:
+        EngineError: the driver is there and fails.
+    """
+    driver, count = _driver(), len(list_gpus())
+    if driver is None:
+        return frozenset()
+    found = set()
+    for device, peer in permutations(range(count), 2):
+        can = ctypes.c_int()
+        _check(driver.cuDeviceCanAccessPeer(ctypes.byref(can), device, peer), f"tell what device {device} reaches")
+        if can.value:
+            found.add((device, peer))
+    return frozenset(found)
 
 
 def _check(status: int, action: str) -> None:
@@ -61,7 +108,9 @@ def _describe(driver: ctypes.CDLL, ordinal: int) -> Gpu:
         number = ctypes.c_int()
         _check(driver.cuDeviceGetAttribute(ctypes.byref(number), attribute, ordinal), f"describe device {ordinal}")
         numbers.append(number.value)
-    return Gpu(ordinal, name.value.decode(errors="replace"), "".join(map(str, numbers)))
+    memory = ctypes.c_size_t()
+    _check(driver.cuDeviceTotalMem_v2(ctypes.byref(memory), ordinal), f"measure device {ordinal}")
+    return Gpu(ordinal, name.value.decode(errors="replace"), "".join(map(str, numbers)), memory.value)
 
 
 @contextmanager

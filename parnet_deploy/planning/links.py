@@ -38,6 +38,15 @@ class Link(Frozen):
     host_bandwidth_gb_s: PositiveRate
     peer: bool = True
 
+    @property
+    def description(self) -> str:
+        """What copies take, in words."""
+        way = "" if self.peer else " through the host"
+        return (
+            f"between GPUs{way} {self.latency_us:.3g} us + bytes at {self.bandwidth_gb_s:.3g} GB/s; "
+            f"host {self.host_latency_us:.3g} us + bytes at {self.host_bandwidth_gb_s:.3g} GB/s"
+        )
+
     def staged(self) -> Link:
         """Return the link of the same devices where they cannot reach each other: two copies over the host's link."""
         change = {

@@ -53,3 +53,9 @@ def test_links_are_measured_as_they_were_set(run_inside: RunInside) -> None:
     counts = run_inside("test_links.py")
     assert counts["links measured"] >= 60
     assert counts["faults injected"] >= 900
+
+
+@pytest.mark.parametrize("devices", [1, 4])
+def test_doctor_tells_the_gpus_and_measures_their_links(run_inside: RunInside, devices: int) -> None:
+    counts = run_inside("test_doctor.py", devices)
+    assert counts["links measured"] == devices * (devices + 1)

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from parnet_deploy.engines import gpus
-from parnet_deploy.engines.gpus import Gpu, current_gpu, list_gpus
+from parnet_deploy.engines.gpus import Gpu, cuda_version, current_gpu, driver_problem, list_gpus, list_peers
 from parnet_deploy.errors import EngineError
 
 
@@ -32,6 +32,12 @@ class Driver:
                 arguments[0].value = b"NVIDIA GeForce RTX 5090"
             elif name == "cuDeviceGetAttribute":
                 arguments[0]._obj.value = {75: 12, 76: 0}[arguments[1]]
+            elif name == "cuDeviceTotalMem_v2":
+                arguments[0]._obj.value = 32 << 30
+            elif name == "cuDriverGetVersion":
+                arguments[0]._obj.value = 12090
+            elif name == "cuDeviceCanAccessPeer":
+                arguments[0]._obj.value = arguments[1] == 1
             return 0
 
         return call
@@ -54,29 +60,48 @@ def test_no_driver_is_no_gpu(use: Any) -> None:
 
 
 def test_a_driver_that_does_not_start_is_no_driver(monkeypatch: pytest.MonkeyPatch) -> None:
-    gpus._driver.cache_clear()
-    monkeypatch.setattr(ctypes, "CDLL", lambda _: SimpleNamespace(cuInit=lambda _: 100))
-    assert list_gpus() == ()
+    def name(status: int, text: Any) -> int:
+        text._obj.value = b"CUDA_ERROR_NO_DEVICE" if status == 100 else None
+        return 0
+
+    for status, reason in ((100, "CUDA_ERROR_NO_DEVICE"), (7, "error 7")):
+        gpus._load.cache_clear()
+        driver = SimpleNamespace(cuInit=lambda _, status=status: status, cuGetErrorName=name)
+        monkeypatch.setattr(ctypes, "CDLL", lambda _, driver=driver: driver)
+        assert list_gpus() == ()
+        assert list_peers() == frozenset()
+        assert cuda_version() is None
+        assert driver_problem() == f"the driver does not start: {reason}"
 
     def absent(_: str) -> None:
-        raise OSError
+        raise OSError("libcuda.so.1: cannot open shared object file")
 
-    gpus._driver.cache_clear()
+    gpus._load.cache_clear()
     monkeypatch.setattr(ctypes, "CDLL", absent)
     assert list_gpus() == ()
-    gpus._driver.cache_clear()
+    assert driver_problem() == "the driver's library does not load: libcuda.so.1: cannot open shared object file"
+    gpus._load.cache_clear()
 
 
 def test_gpus_are_described(use: Any) -> None:
     use(Driver())
-    assert list_gpus() == tuple(Gpu(ordinal, "NVIDIA GeForce RTX 5090", "120") for ordinal in range(2))
+    assert list_gpus() == tuple(Gpu(ordinal, "NVIDIA GeForce RTX 5090", "120", 32 << 30) for ordinal in range(2))
+    assert list_peers() == {(1, 0)}
+    assert cuda_version() == "12.9"
 
 
-@pytest.mark.parametrize("failing", ["cuDeviceGetCount", "cuDeviceGetName", "cuDeviceGetAttribute"])
-def test_a_driver_that_fails_is_reported(use: Any, failing: str) -> None:
+DESCRIBING = ["cuDeviceGetCount", "cuDeviceGetName", "cuDeviceGetAttribute", "cuDeviceTotalMem_v2"]
+
+
+@pytest.mark.parametrize(
+    ("ask", "failing"),
+    [(list_gpus, name) for name in DESCRIBING]
+    + [(list_peers, "cuDeviceCanAccessPeer"), (cuda_version, "cuDriverGetVersion")],
+)
+def test_a_driver_that_fails_is_reported(use: Any, ask: Callable[[], object], failing: str) -> None:
     use(Driver(failing))
     with pytest.raises(EngineError, match="error 999"):
-        list_gpus()
+        ask()
 
 
 OPEN = ["cuDevicePrimaryCtxRetain", "cuCtxPushCurrent_v2"]

@@ -309,7 +309,7 @@ def test_a_session_over_engines_for_gpus_names_what_is_missing(
     make_bundle: MakeBundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capability: str, message: str
 ) -> None:
     folder = build(make_bundle("whole", "fp16"), tmp_path / "plan", rtx("86", "89"))
-    monkeypatch.setattr("parnet_deploy.engines.tensorrt.list_gpus", lambda: (Gpu(0, "GPU", capability),))
+    monkeypatch.setattr("parnet_deploy.engines.tensorrt.list_gpus", lambda: (Gpu(0, "GPU", capability, 1 << 30),))
     with pytest.raises(EngineError, match=message):
         Session.open(folder)
 

@@ -7,6 +7,7 @@ from importlib.util import find_spec
 from typing import Protocol
 
 from parnet_deploy.errors import EngineError, MissingDependencyError
+from parnet_deploy.runtime.cuda.options import Adapter
 
 
 @dataclass(frozen=True)
@@ -129,25 +130,37 @@ def driver_error(call: str, name: str) -> EngineError:
     return EngineError(f"the CUDA driver answered {call} with {name}", remedy=_REMEDIES.get(name))
 
 
-def open_driver(adapter: str | None = None) -> Driver:
-    """Open the CUDA driver with `pycuda` or `cuda-bindings`; by default with pycuda where it is installed.
+def choose_adapter(adapter: str | None = None) -> Adapter:
+    """Return the package that reaches the driver: the one asked for, else pycuda where it is installed.
 
     Raises:
         MissingDependencyError: the package is not installed.
-        EngineError: there is no NVIDIA driver, or it cannot be initialised.
+        EngineError: there is no such adapter.
     """
     if adapter not in (None, "pycuda", "cuda-bindings"):
         raise EngineError(f"{adapter!r} is no way to reach the CUDA driver", remedy="use pycuda or cuda-bindings")
     if adapter != "cuda-bindings" and find_spec("pycuda") is not None:
-        from parnet_deploy.runtime.cuda.pycuda import PycudaDriver
-
-        return PycudaDriver()
+        return "pycuda"
     if adapter == "pycuda":
         raise MissingDependencyError("pycuda is not installed", remedy="pip install 'parnet-deploy[pycuda]'")
     if find_spec("cuda") is None or find_spec("cuda.bindings") is None:
         raise MissingDependencyError(
             "no package that reaches the CUDA driver is installed", remedy="pip install 'parnet-deploy[cuda]'"
         )
+    return "cuda-bindings"
+
+
+def open_driver(adapter: str | None = None) -> Driver:
+    """Open the CUDA driver by the adapter that `choose_adapter` returns.
+
+    Raises:
+        MissingDependencyError: the package is not installed.
+        EngineError: there is no NVIDIA driver, or it cannot be initialised.
+    """
+    if choose_adapter(adapter) == "pycuda":
+        from parnet_deploy.runtime.cuda.pycuda import PycudaDriver
+
+        return PycudaDriver()
     from parnet_deploy.runtime.cuda.cuda_bindings import CudaBindingsDriver
 
     return CudaBindingsDriver()
