@@ -133,8 +133,9 @@ def _describe(machine: dict[str, Any], inventory: Inventory) -> list[RenderableT
     if inventory.gpus:
         lines.append(f"GPUs, by a driver for CUDA up to {inventory.cuda_version}:")
         lines.append(_table_of_gpus(inventory))
-    else:
-        lines.append(f"GPU: none ({inventory.problem}); NVIDIA's driver brings it, in a container with --gpus all")
+    if inventory.problem:
+        found = "GPU: none" if not inventory.gpus else "the driver fails"
+        lines.append(f"{found} ({inventory.problem}); install NVIDIA's driver, or run the container with --gpus all")
     if inventory.paths:
         lines.append("copies from GPU to GPU, directly or staged in the host's memory:")
         lines.append(_table_of_paths(inventory))
@@ -148,7 +149,7 @@ def _told(choice: Choice) -> str:
     remedy = f"; {choice.remedy}" if choice.remedy else ""
     if choice.name is None:
         return f"none: {choice.reason}{remedy}"
-    return f"{choice.name} {choice.version or ''} ({choice.reason}{remedy})"
+    return f"{choice.name} {choice.version or 'of unknown version'} ({choice.reason}{remedy})"
 
 
 def _table_of_gpus(inventory: Inventory) -> Table:
