@@ -110,27 +110,46 @@ def _open(driver: Driver, ordinal: int, size_bytes: int, contexts: list[Context]
 
 def _find_ways(driver: Driver, gpus: Sequence[_Gpu]) -> Iterator[_Way]:
     for gpu in gpus:
-        yield _Way(HOST, gpu.name, "host", gpu, partial(gpu.stream.upload, gpu.buffer, gpu.pinned))
-        yield _Way(gpu.name, HOST, "host", gpu, partial(gpu.stream.download, gpu.pinned, gpu.buffer))
+        yield _Way(HOST, gpu.name, "host", gpu, partial(_upload, gpu))
+        yield _Way(gpu.name, HOST, "host", gpu, partial(_download, gpu))
     for source, target in permutations(gpus, 2):
         if driver.reaches(source.context.device, target.context.device):
             with source.context:
                 driver.enable_peer_access(target.context.handle)
-            enqueue = partial(source.stream.copy_to_peer, target.buffer, source.buffer)
-            yield _Way(source.name, target.name, "peer", source, enqueue)
+            yield _Way(source.name, target.name, "peer", source, partial(_copy_to_peer, source, target))
         else:
             yield _Way(source.name, target.name, "staged", source, partial(_copy_through_host, source, target))
 
 
+def _upload(gpu: _Gpu, size_bytes: int) -> None:
+    with gpu.context:
+        gpu.stream.upload(gpu.buffer, gpu.pinned, size_bytes)
+
+
+def _download(gpu: _Gpu, size_bytes: int) -> None:
+    with gpu.context:
+        gpu.stream.download(gpu.pinned, gpu.buffer, size_bytes)
+
+
+def _copy_to_peer(source: _Gpu, target: _Gpu, size_bytes: int) -> None:
+    with source.context:
+        source.stream.copy_to_peer(target.buffer, source.buffer, size_bytes)
+
+
 def _copy_through_host(source: _Gpu, target: _Gpu, size_bytes: int) -> None:
-    """Enqueue what the executor's program makes of such a copy; the source's context is current."""
-    source.stream.download(source.pinned, source.buffer, size_bytes)
-    source.stream.record(source.handed)
+    """Enqueue what the executor's program makes of such a copy.
+
+    Contexts are entered in turn, never one inside another: when that fails, pycuda loses track of what is current.
+    """
+    with source.context:
+        source.stream.download(source.pinned, source.buffer, size_bytes)
+        source.stream.record(source.handed)
     with target.context:
         target.stream.wait(source.handed)
         target.stream.upload(target.buffer, source.pinned, size_bytes)
         target.stream.record(target.handed)
-    source.stream.wait(target.handed)
+    with source.context:
+        source.stream.wait(target.handed)
 
 
 def _measure(way: _Way, sweep: Sweep) -> MeasuredLink:
@@ -152,12 +171,13 @@ def _measure(way: _Way, sweep: Sweep) -> MeasuredLink:
 
 def _time_copy_us(way: _Way, size_bytes: int, copies: int) -> float:
     gpu = way.holder
+    for _ in range(_AHEAD):
+        _upload(gpu, gpu.buffer.size_bytes)
     with gpu.context:
-        for _ in range(_AHEAD):
-            gpu.stream.upload(gpu.buffer, gpu.pinned, gpu.buffer.size_bytes)
         gpu.stream.record(gpu.start)
-        for _ in range(copies):
-            way.enqueue(size_bytes)
+    for _ in range(copies):
+        way.enqueue(size_bytes)
+    with gpu.context:
         gpu.stream.record(gpu.end)
         gpu.end.synchronize()
         return 1e3 * gpu.end.ms_since(gpu.start) / copies
