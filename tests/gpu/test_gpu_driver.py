@@ -224,5 +224,6 @@ def test_threads_share_a_context(context: Context) -> None:
 
 def test_links_are_measured(driver: Driver) -> None:
     report = measure_links(driver)
-    assert report.link.host_bandwidth_gb_s > 0.5
-    assert 0 <= report.link.host_latency_us < 1e4
+    count = driver.count_devices()
+    assert len(report.links) == count * (count + 1)
+    assert all(link.bandwidth_gb_s > 0.1 and link.latency_us < 1e4 for link in report.links)

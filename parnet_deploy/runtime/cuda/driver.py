@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from importlib.util import find_spec
 from typing import Protocol
 
+from parnet_deploy.artifacts.cuda_options import CudaAdapter
 from parnet_deploy.errors import EngineError, MissingDependencyError
-from parnet_deploy.runtime.cuda.options import Adapter
 
 
 @dataclass(frozen=True)
@@ -130,7 +130,7 @@ def driver_error(call: str, name: str) -> EngineError:
     return EngineError(f"the CUDA driver answered {call} with {name}", remedy=_REMEDIES.get(name))
 
 
-def choose_adapter(adapter: str | None = None) -> Adapter:
+def choose_adapter(adapter: str | None = None) -> CudaAdapter:
     """Return the package that reaches the driver: the one asked for, else pycuda where it is installed.
 
     Raises:

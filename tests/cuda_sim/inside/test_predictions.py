@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from parnet_deploy.runtime.cuda.options import GraphMode
 
 from parnet_deploy.artifacts.schemas import Copy, Lane, Launch, Plan, Wait
 from parnet_deploy.planning.links import Link
@@ -22,7 +23,6 @@ from parnet_deploy.planning.schedule import HOST, schedule
 from parnet_deploy.planning.search import Workload, predict
 from parnet_deploy.planning.timeline import Span, simulate
 from parnet_deploy.runtime.cuda.driver import Driver
-from parnet_deploy.runtime.cuda.options import GraphMode
 from parnet_deploy.runtime.cuda.pipeline import CudaPipeline
 from parnet_deploy.runtime.cuda.program import compile_program
 from tests.cuda_sim.inside.host_engine import (
