@@ -12,11 +12,11 @@ from importlib.util import find_spec
 
 import numpy as np
 import pytest
-from parnet_deploy.runtime.cuda.links import measure_links
 
 from parnet_deploy.engines.gpus import list_gpus
 from parnet_deploy.errors import EngineError
 from parnet_deploy.runtime.cuda.driver import Driver, open_driver
+from parnet_deploy.runtime.cuda.links import measure_links
 from parnet_deploy.runtime.cuda.objects import Buffer, Context, Event, Graph, PinnedBuffer, Stream, close_contexts
 
 pytestmark = pytest.mark.gpu

@@ -14,8 +14,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from parnet_deploy.runtime.cuda.options import GraphMode
 
+from parnet_deploy.artifacts.cuda_options import GraphMode
 from parnet_deploy.artifacts.schemas import Copy, Lane, Launch, Plan, Wait
 from parnet_deploy.planning.links import Link
 from parnet_deploy.planning.placement import place
