@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import ctypes
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
 from itertools import permutations
 
+from parnet_deploy.artifacts.schemas import DeviceRecord, Lane
 from parnet_deploy.errors import EngineError
+from parnet_deploy.planning.placement import device_lanes
 
 # CUdevice_attribute of the driver API.
 _COMPUTE_CAPABILITY_MAJOR, _COMPUTE_CAPABILITY_MINOR = 75, 76
 _NAME_BYTES = 256
+_PREFIX = "cuda:"
 
 
 @dataclass(frozen=True)
@@ -25,6 +28,11 @@ class Gpu:
     name: str
     compute_capability: str
     memory_bytes: int
+
+    @property
+    def device(self) -> str:
+        """What plans call it: `cuda:0`."""
+        return f"{_PREFIX}{self.ordinal}"
 
 
 @cache
@@ -136,6 +144,55 @@ def current_gpu(ordinal: int) -> Iterator[None]:
             driver.cuCtxPopCurrent_v2(ctypes.byref(ctypes.c_void_p()))
     finally:
         driver.cuDevicePrimaryCtxRelease_v2(ordinal)
+
+
+def device_ordinal(device: str) -> int:
+    """Return the driver's number of a device: 1 for `cuda:1`."""
+    return int(device.removeprefix(_PREFIX))
+
+
+def gpu_lanes(devices: Sequence[int] | None, count: int) -> tuple[Lane, ...]:
+    """Return one lane on each device that was named, or as many streams of the first GPU as there are stages."""
+    if devices is None:
+        return device_lanes(f"{_PREFIX}0", count)
+    return tuple(Lane(device=f"{_PREFIX}{ordinal}") for ordinal in devices)
+
+
+def find_gpus(devices: Sequence[str], gpus: Sequence[Gpu]) -> tuple[Gpu, ...]:
+    """Return the GPUs that are meant by `devices`.
+
+    Raises:
+        EngineError: a device that is not there, or GPUs of different compute capability, which one process cannot
+            serve together (github.com/NVIDIA/TensorRT/issues/4526).
+    """
+    by_device = {gpu.device: gpu for gpu in gpus}
+    for device in devices:
+        if device not in by_device:
+            seen = ", ".join(f"{gpu.device} {gpu.name}" for gpu in gpus)
+            raise EngineError(f"no device {device}", remedy=f"this process sees: {seen} (CUDA_VISIBLE_DEVICES)")
+    found = tuple(by_device[device] for device in devices)
+    if len({gpu.compute_capability for gpu in found}) > 1:
+        kinds = ", ".join(f"{gpu.device} {gpu.name} (compute capability {gpu.compute_capability})" for gpu in found)
+        raise EngineError(
+            f"GPUs of different compute capability in one process: {kinds}",
+            remedy="one process for each, with CUDA_VISIBLE_DEVICES set to its GPUs",
+        )
+    return found
+
+
+def gpu_records(devices: Sequence[str]) -> tuple[DeviceRecord, ...]:
+    """Describe GPUs of this machine, each with its own compute capability: `sm90`.
+
+    Raises:
+        EngineError: no GPU here, and as `find_gpus`.
+    """
+    gpus = list_gpus()
+    if not gpus:
+        raise EngineError("no GPU here", remedy="use a machine with an NVIDIA GPU and its driver; check nvidia-smi")
+    found = find_gpus(devices, gpus)
+    return tuple(
+        DeviceRecord(device=gpu.device, name=gpu.name, capability=f"sm{gpu.compute_capability}") for gpu in found
+    )
 
 
 def covers(built_for: str, found: str) -> bool:

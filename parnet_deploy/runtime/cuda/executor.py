@@ -10,13 +10,13 @@ from typing import cast
 from parnet_deploy.artifacts.cuda_options import CudaOptions
 from parnet_deploy.artifacts.folders import OpenPlan
 from parnet_deploy.engines.base import DeviceEngine
+from parnet_deploy.engines.gpus import device_ordinal
 from parnet_deploy.engines.load import load_engines, open_backend
 from parnet_deploy.errors import ParNetError
 from parnet_deploy.runtime.base import close_all
 from parnet_deploy.runtime.cuda.driver import open_driver
 from parnet_deploy.runtime.cuda.objects import Context
 from parnet_deploy.runtime.cuda.pipeline import CudaPipeline
-from parnet_deploy.runtime.cuda.program import device_ordinal
 from parnet_deploy.runtime.cuda.ranges import NO_RANGES, NvtxRanges
 
 

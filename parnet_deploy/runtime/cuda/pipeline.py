@@ -14,6 +14,7 @@ from time import perf_counter
 from parnet_deploy.artifacts.cuda_options import GraphMode
 from parnet_deploy.artifacts.schemas import Lane, Launch, Plan, Record, Wait
 from parnet_deploy.engines.base import Array, BoundDeviceEngine, DeviceEngine
+from parnet_deploy.engines.gpus import device_ordinal
 from parnet_deploy.errors import EngineError, InferenceError, ParNetError
 from parnet_deploy.planning.timeline import Span
 from parnet_deploy.runtime.base import BOUND_BATCH_SIZES, close_all
@@ -27,7 +28,6 @@ from parnet_deploy.runtime.cuda.program import (
     Segment,
     Upload,
     compile_program,
-    device_ordinal,
     split_into_segments,
 )
 from parnet_deploy.runtime.cuda.ranges import NO_RANGES, Ranges
