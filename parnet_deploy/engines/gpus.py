@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
 from itertools import permutations
+from threading import RLock
 
 from parnet_deploy.artifacts.schemas import DeviceRecord, Lane
 from parnet_deploy.errors import EngineError
@@ -18,6 +19,11 @@ from parnet_deploy.planning.placement import device_lanes
 _COMPUTE_CAPABILITY_MAJOR, _COMPUTE_CAPABILITY_MINOR = 75, 76
 _NAME_BYTES = 256
 _PREFIX = "cuda:"
+
+# Held while engines are loaded, bound or given up, and while a schedule is captured into a graph. The former allocate
+# memory and wait for the device, and the driver ends a capture for that (CUDA programming guide, "Prohibited and
+# Unhandled Operations").
+DEVICE_SETUP = RLock()
 
 
 @dataclass(frozen=True)
@@ -89,9 +95,27 @@ def list_peers() -> frozenset[tuple[int, int]]:
     return frozenset(found)
 
 
+def _required_driver() -> ctypes.CDLL:
+    driver = _driver()
+    if driver is None:
+        raise EngineError("no CUDA driver here", remedy="install NVIDIA's driver (libcuda.so.1)")
+    return driver
+
+
 def _check(status: int, action: str) -> None:
     if status != 0:
         raise EngineError(f"the CUDA driver cannot {action} (error {status})", remedy="look at: nvidia-smi")
+
+
+def call_driver(name: str, *arguments: object) -> None:
+    """Call a function of the driver that answers a CUresult; without the GIL.
+
+    Raises:
+        EngineError: no driver, or another answer than success.
+    """
+    status = getattr(_required_driver(), name)(*arguments)
+    if status != 0:
+        raise EngineError(f"the CUDA driver answered {name} with error {status}", remedy="look at: nvidia-smi")
 
 
 def list_gpus() -> tuple[Gpu, ...]:
@@ -131,9 +155,7 @@ def current_gpu(ordinal: int) -> Iterator[None]:
     Raises:
         EngineError: no driver, or the driver refuses.
     """
-    driver = _driver()
-    if driver is None:
-        raise EngineError("no CUDA driver here", remedy="install NVIDIA's driver (libcuda.so.1)")
+    driver = _required_driver()
     context = ctypes.c_void_p()
     _check(driver.cuDevicePrimaryCtxRetain(ctypes.byref(context), ordinal), f"open device {ordinal}")
     try:

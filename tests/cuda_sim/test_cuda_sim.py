@@ -21,6 +21,11 @@ def test_the_facade_frees_everything_whatever_fails(run_inside: RunInside) -> No
     assert counts["faults injected"] >= 50
 
 
+def test_graphs_of_engines_go_into_the_captured_schedule(run_inside: RunInside) -> None:
+    counts = run_inside("test_device_graphs.py")
+    assert counts["graphs in captures"] >= 30
+
+
 def test_split_networks_run_right_and_only_with_all_their_waits(run_inside: RunInside) -> None:
     counts = run_inside("test_cuda_pipeline.py")
     assert counts["runs with random delays"] >= 1000

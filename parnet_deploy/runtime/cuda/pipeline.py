@@ -14,7 +14,7 @@ from time import perf_counter
 from parnet_deploy.artifacts.cuda_options import GraphMode
 from parnet_deploy.artifacts.schemas import Lane, Launch, Plan, Record, Wait
 from parnet_deploy.engines.base import Array, BoundDeviceEngine, DeviceEngine
-from parnet_deploy.engines.gpus import device_ordinal
+from parnet_deploy.engines.gpus import DEVICE_SETUP, device_ordinal
 from parnet_deploy.errors import EngineError, InferenceError, ParNetError
 from parnet_deploy.planning.timeline import Span
 from parnet_deploy.runtime.base import BOUND_BATCH_SIZES, close_all
@@ -277,9 +277,9 @@ class CudaPipeline:
     def _settle(self, bound: _Bound, batch: int) -> None:
         """Capture the calls of a batch size into graphs, or keep them as they are where that is not possible."""
         try:
-            calls = [
-                call for segment in split_into_segments(self._program) for call in self._capture(segment, bound, batch)
-            ]
+            with DEVICE_SETUP:
+                segments = split_into_segments(self._program)
+                calls = [call for segment in segments for call in self._capture(segment, bound, batch)]
         except EngineError as error:
             close_all([graph.close for graph in bound.graphs])
             bound.graphs.clear()

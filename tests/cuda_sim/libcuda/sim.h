@@ -105,6 +105,7 @@ struct Stream {
     struct Step *head, *tail; /* the head stays until it has been executed */
     struct Graph *capture;
     uint64_t capture_after; /* nodes that the next captured one comes after, as a bit each */
+    void *capture_handles[64]; /* the same nodes as handles, for whoever asks */
     pthread_t thread;
 };
 
@@ -145,7 +146,7 @@ CUresult sim_break_capture(CUstream stream);
 /* the others are called with the lock held */
 CUresult sim_capture(CUstream stream, struct Step *step);
 int sim_is_captured(struct Event *event);
-double sim_run_graph(struct GraphExec *graph, CUcontext context, struct Stream *stream);
+double sim_run_graph(struct GraphExec *graph, CUcontext context, struct Stream *stream, double start_us);
 
 /* Begin a call of the driver, which may be told to fail instead. */
 #define CALL(name)                                                                                                     \

@@ -39,7 +39,7 @@ static void *serve(void *argument) {
         if (!step) return NULL;
         sim_delay(stream);
         if (step->kind == GRAPH)
-            stream->now_us = sim_run_graph(step->graph, stream->context, stream);
+            stream->now_us = sim_run_graph(step->graph, stream->context, stream, stream->now_us);
         else
             stream->now_us = sim_execute(step, stream->context, stream->id, stream->now_us);
         pthread_mutex_lock(&sim_lock);
