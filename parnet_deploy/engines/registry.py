@@ -25,6 +25,7 @@ _BACKENDS = {
     ),
     # Which of the TensorRT packages is imported is an option, so the backend itself reports one that is missing.
     "tensorrt": _Entry("parnet_deploy.engines.tensorrt", "TensorRTBackend", (), "tensorrt"),
+    "torch": _Entry("parnet_deploy.engines.torch", "TorchBackend", ("torch", "onnx"), "author"),
     "ncnn": _Entry("parnet_deploy.engines.ncnn", "NcnnBackend", ("ncnn", "onnx"), "ncnn"),
     "openvino": _Entry("parnet_deploy.engines.openvino", "OpenVinoBackend", ("openvino",), "openvino"),
     "null": _Entry("parnet_deploy.engines.null", "NullBackend", (), None),

@@ -130,7 +130,7 @@ def test_every_backend_is_found_by_its_name() -> None:
     assert [get_backend(name).name for name in names] == names
     with pytest.raises(EngineError, match="no backend 'tensorflow'") as caught:
         get_backend("tensorflow")
-    assert "onnxruntime, onnxruntime-cuda, tensorrt, ncnn, openvino, null" in str(caught.value)
+    assert "onnxruntime, onnxruntime-cuda, tensorrt, torch, ncnn, openvino, null" in str(caught.value)
 
 
 def test_a_missing_package_is_named_with_its_extra(monkeypatch: pytest.MonkeyPatch) -> None:
