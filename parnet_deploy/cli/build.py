@@ -37,7 +37,10 @@ def build(
     bundle: Annotated[Path, typer.Argument(help="Bundle folder.", show_default=False)],
     output: Annotated[Path, typer.Option("--output", "-o", help="Plan folder to write.")],
     backend: Annotated[
-        str, typer.Option(help="Which engines: onnxruntime, tensorrt, or null to time the harness.")
+        str,
+        typer.Option(
+            help="CPU: onnxruntime. GPUs: tensorrt, onnxruntime-cuda. Either: torch. To time the harness: null."
+        ),
     ] = "onnxruntime",
     threads: Annotated[
         int | None, typer.Option(min=1, help="Cores that the plan may use; default: all that this process has.")

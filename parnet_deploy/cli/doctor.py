@@ -45,6 +45,13 @@ CAPABILITIES: tuple[tuple[str, tuple[tuple[str, str], ...], str], ...] = (
         "author",
     ),
     ("build and run, onnxruntime on CPU", (("onnxruntime", "onnxruntime"),), "onnxruntime"),
+    (
+        "build and run, onnxruntime-cuda on GPUs",
+        # Both packages are the module `onnxruntime`; the provider's library is in one of them.
+        (("onnxruntime.capi.libonnxruntime_providers_cuda", "onnxruntime-gpu"), ("onnx", "onnx")),
+        "onnxruntime-gpu",
+    ),
+    ("build and run, torch on CPU and GPUs", (("torch", "torch"), ("onnx", "onnx")), "author"),
     ("build TensorRT engines without a GPU", (("tensorrt_rtx", "tensorrt-rtx-cu13"),), "tensorrt-rtx"),
     ("build TensorRT engines on a GPU", (("tensorrt", "tensorrt"),), "tensorrt"),
     ("reach the CUDA driver", (("cuda.bindings", "cuda-bindings"),), "cuda"),

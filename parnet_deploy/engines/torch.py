@@ -1,8 +1,8 @@
 """The torch backend: stages run by torch itself, on GPUs where there are any and else on the processor.
 
 It needs no engine builder: an engine is the stage's ONNX file, which is turned into a module when it is loaded. On GPUs
-it is the way to run a plan where TensorRT is not installed; on the processor it is the same code, slower than ONNX
-Runtime, and five times slower still in float16, which torch does not compute in float32.
+it runs plans where TensorRT is not installed; on the processor it is the same code, so that what a GPU will run can be
+tried without one.
 """
 
 from __future__ import annotations
