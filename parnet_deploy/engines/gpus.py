@@ -20,9 +20,9 @@ _COMPUTE_CAPABILITY_MAJOR, _COMPUTE_CAPABILITY_MINOR = 75, 76
 _NAME_BYTES = 256
 _PREFIX = "cuda:"
 
-# Held while engines are loaded, bound or given up, and while a schedule is captured into a graph. The former allocate
-# memory and wait for the device, and the driver ends a capture for that (CUDA programming guide, "Prohibited and
-# Unhandled Operations").
+# Held by whoever loads, binds or closes engines, and whoever captures a schedule into a graph. The former allocates
+# memory and waits for the device, and the driver ends a capture for that (CUDA programming guide, "Prohibited and
+# Unhandled Operations"); torch, too, captures one graph at a time.
 DEVICE_SETUP = RLock()
 
 

@@ -119,16 +119,15 @@ class OnnxRuntimeCudaEngine:
 
         Afterwards the outputs hold what the memory of the inputs gave.
         """
-        with DEVICE_SETUP:
-            entry = self._sessions.get(stream) or self._open(stream)
-            entry.users += 1
-            try:
-                bound = self._bind(entry.session, addresses, batch, stream)
-                for _ in range(_WARM_UP_RUNS):
-                    bound.enqueue()
-            except BaseException:
-                self.release(stream)
-                raise
+        entry = self._sessions.get(stream) or self._open(stream)
+        entry.users += 1
+        try:
+            bound = self._bind(entry.session, addresses, batch, stream)
+            for _ in range(_WARM_UP_RUNS):
+                bound.enqueue()
+        except BaseException:
+            self.release(stream)
+            raise
         return bound
 
     def _open(self, stream: int) -> _StreamSession:
@@ -149,11 +148,10 @@ class OnnxRuntimeCudaEngine:
 
     def release(self, stream: int) -> None:
         """Count a bound engine of a stream less, and give the session up if it was the last."""
-        with DEVICE_SETUP:
-            entry = self._sessions[stream]
-            entry.users -= 1
-            if entry.users == 0:
-                del self._sessions[stream]
+        entry = self._sessions[stream]
+        entry.users -= 1
+        if entry.users == 0:
+            del self._sessions[stream]
 
     def close(self) -> None:
         """Nothing is left to give up: sessions go with their bound engines."""

@@ -14,7 +14,6 @@ from torch import Tensor
 from parnet_deploy.artifacts.schemas import TensorSpec
 from parnet_deploy.engines.base import Array, StageSpec, check_binding
 from parnet_deploy.engines.device_graphs import enqueue_graph
-from parnet_deploy.engines.gpus import DEVICE_SETUP
 from parnet_deploy.engines.onnx_to_torch import TensorType, TorchGraph, torch_graph_from_onnx
 from parnet_deploy.errors import EngineError
 
@@ -152,9 +151,8 @@ class TorchBoundDeviceEngine:
         """Give the graph and its memory back to the driver."""
         graph, self._graph = self._graph, None
         if graph is not None:
-            with DEVICE_SETUP:
-                graph.reset()
-                torch.cuda.empty_cache()
+            graph.reset()
+            torch.cuda.empty_cache()
 
 
 class TorchDeviceEngine:
@@ -165,7 +163,7 @@ class TorchDeviceEngine:
         self._tf32 = tf32
         self._device = torch.device(spec.lane.device)
         graph = load_graph(engine_path, spec)
-        with DEVICE_SETUP, _errors(spec, "load"):
+        with _errors(spec, "load"):
             graph.module.to(self._device)
             # The streams that will read the weights do not wait for the one that they are copied on.
             torch.cuda.synchronize(self._device)
@@ -177,7 +175,7 @@ class TorchDeviceEngine:
         This waits for the device; afterwards the outputs hold what the memory of the inputs gave.
         """
         assert self._graph is not None
-        with DEVICE_SETUP, _errors(self._spec, f"bind batch {batch} of"), torch.inference_mode():
+        with _errors(self._spec, f"bind batch {batch} of"), torch.inference_mode():
             tensors = {
                 name: _tensor_at(addresses[name], (batch, *tensor.shape), tensor.dtype, self._device)
                 for name, tensor in self._spec.tensors.items()
@@ -191,8 +189,7 @@ class TorchDeviceEngine:
     def close(self) -> None:
         """Drop the module and give its memory back to the driver."""
         self._graph = None
-        with DEVICE_SETUP:
-            torch.cuda.empty_cache()
+        torch.cuda.empty_cache()
 
 
 def _tensor_at(address: int, shape: tuple[int, ...], dtype: str, device: torch.device) -> Tensor:
@@ -207,8 +204,8 @@ def _tensor_at(address: int, shape: tuple[int, ...], dtype: str, device: torch.d
 def _capture(run: Callable[[], None], stream: torch.cuda.Stream) -> torch.cuda.CUDAGraph:
     """Return what `run` enqueues as an instantiated graph, with a private pool of memory.
 
-    torch allows one capture at a time in a process; `DEVICE_SETUP` is held for that. The capture itself is of this
-    thread alone, so that requests go on elsewhere.
+    The capture looks at calls of this thread alone, so that requests go on elsewhere. torch allows one capture at a
+    time in a process, which whoever binds sees to.
     """
     with torch.cuda.stream(stream):
         for _ in range(_WARM_UP_RUNS):

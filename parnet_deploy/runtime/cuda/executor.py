@@ -10,7 +10,7 @@ from typing import cast
 from parnet_deploy.artifacts.cuda_options import CudaOptions
 from parnet_deploy.artifacts.folders import OpenPlan
 from parnet_deploy.engines.base import DeviceEngine
-from parnet_deploy.engines.gpus import device_ordinal
+from parnet_deploy.engines.gpus import DEVICE_SETUP, device_ordinal
 from parnet_deploy.engines.load import load_engines, open_backend
 from parnet_deploy.errors import ParNetError
 from parnet_deploy.runtime.base import close_all
@@ -41,7 +41,8 @@ class CudaExecutor:
         try:
             for device in dict.fromkeys(lane.device for lane in self._plan.placement.values()):
                 self._contexts[device] = Context(self._driver, device_ordinal(device))
-            loaded = load_engines(plan, backend, lambda lane: self._contexts[lane.device])
+            with DEVICE_SETUP:
+                loaded = load_engines(plan, backend, lambda lane: self._contexts[lane.device])
             # What a backend loads for lanes of GPUs are engines of GPUs.
             self._engines = cast(dict[str, DeviceEngine], loaded)
         except BaseException:
@@ -59,4 +60,5 @@ class CudaExecutor:
         for name, engine in self._engines.items():
             closers.append(partial(self._contexts[self._plan.placement[name].device].call, engine.close))
         self._engines, self._contexts = {}, {}
-        close_all(closers)
+        with DEVICE_SETUP:
+            close_all(closers)

@@ -53,7 +53,8 @@ class _Bound:
 
     def close(self) -> None:
         """Give up graphs, then engines."""
-        close_all([*self.closers, *(graph.close for graph in self.graphs)])
+        with DEVICE_SETUP:
+            close_all([*self.closers, *(graph.close for graph in self.graphs)])
 
 
 def _call_all(calls: Sequence[Callable[[], None]]) -> None:
@@ -219,6 +220,14 @@ class CudaPipeline:
             return bound
         if len(self._bound) == BOUND_BATCH_SIZES:
             self._bound.popitem(last=False)[1].close()
+        with DEVICE_SETUP:
+            engines, closers = self._bind(batch)
+        calls = self._calls(self._program.operations, engines, batch)
+        bound = self._bound[batch] = _Bound(engines, closers, calls, is_settled=self._graphs == "never")
+        return bound
+
+    def _bind(self, batch: int) -> tuple[dict[str, BoundDeviceEngine], list[Callable[[], None]]]:
+        """Return engines bound to the pipeline's memory and streams, and what closes them."""
         engines: dict[str, BoundDeviceEngine] = {}
         closers: list[Callable[[], None]] = []
         try:
@@ -233,9 +242,7 @@ class CudaPipeline:
             with suppress(ParNetError):
                 close_all(closers)
             raise
-        calls = self._calls(self._program.operations, engines, batch)
-        bound = self._bound[batch] = _Bound(engines, closers, calls, is_settled=self._graphs == "never")
-        return bound
+        return engines, closers
 
     def _calls(
         self,

@@ -4,15 +4,22 @@ from __future__ import annotations
 
 import ctypes
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
 import pytest
 from cuda.bindings import driver as cuda
 
+from parnet_deploy.artifacts.folders import open_bundle
+from parnet_deploy.artifacts.schemas import DeviceRecord, EngineRecord, FileRecord, Graph, Lane, Plan, Stage
 from parnet_deploy.engines.device_graphs import enqueue_graph
-from parnet_deploy.engines.gpus import current_gpu
+from parnet_deploy.engines.gpus import DEVICE_SETUP, current_gpu
 from parnet_deploy.errors import EngineError
+from parnet_deploy.planning.schedule import schedule
+from parnet_deploy.runtime.cuda.driver import Driver
+from parnet_deploy.runtime.cuda.pipeline import CudaPipeline
 
 THREAD_LOCAL = cuda.CUstreamCaptureMode.CU_STREAM_CAPTURE_MODE_THREAD_LOCAL
 
@@ -151,3 +158,75 @@ def test_an_answer_of_the_driver_is_an_error_that_names_the_call(device: Device,
     # The child whose node did not become the stream's last stays behind, and spoils the capture.
     unjoined = cuda.CUresult.CUDA_ERROR_STREAM_CAPTURE_UNJOINED
     assert cuda.cuStreamEndCapture(device.streams[0])[0] == unjoined
+
+
+def is_setup_held() -> bool:
+    """Tell whether another thread would have to wait for `DEVICE_SETUP`."""
+
+    def is_free() -> bool:
+        free = DEVICE_SETUP.acquire(blocking=False)
+        if free:
+            DEVICE_SETUP.release()
+        return free
+
+    with ThreadPoolExecutor(max_workers=1) as pool:
+        return not pool.submit(is_free).result()
+
+
+class Engine:
+    """An engine that is a graph of its own, which writes a byte to its output; it notes when the lock is held."""
+
+    def __init__(self) -> None:
+        self.held: dict[str, list[bool]] = {"bind": [], "enqueue": [], "close": []}
+
+    def bind_device(self, addresses: Mapping[str, int], batch: int, stream: int) -> Engine:
+        self.held["bind"].append(is_setup_held())
+        good(cuda.cuStreamBeginCapture(stream, THREAD_LOCAL))
+        good(cuda.cuMemsetD8Async(addresses["logits"], 10 + batch, 7 * 4 * batch, stream))
+        graph = good(cuda.cuStreamEndCapture(stream))
+        self.handles = int(graph), int(good(cuda.cuGraphInstantiate(graph, 0)))
+        self.stream = stream
+        return self
+
+    def enqueue(self) -> None:
+        self.held["enqueue"].append(is_setup_held())
+        enqueue_graph(*self.handles, self.stream)
+
+    def close(self) -> None:
+        self.held["close"].append(is_setup_held())
+        good(cuda.cuGraphExecDestroy(self.handles[1]))
+        good(cuda.cuGraphDestroy(self.handles[0]))
+
+
+@pytest.mark.parametrize("graphs", ["never", "always"])
+def test_engines_are_bound_and_schedules_captured_one_at_a_time(
+    sim: Any, driver: Driver, bundles: Path, graphs: Any
+) -> None:
+    """And the engine's graph answers in a captured schedule as it does alone."""
+    manifest = open_bundle(bundles / "whole").manifest
+    stage = Stage(name="whole", inputs=("image",), outputs=("logits",))
+    placement = {"whole": Lane(device="cuda:0")}
+    plan = Plan(
+        **{name: getattr(manifest, name) for name in Graph.model_fields},
+        backend="graphs",
+        backend_version="1",
+        devices=(DeviceRecord(device="cuda:0", name="", capability=""),),
+        stages=(stage,),
+        engines=(EngineRecord(stage="whole", file=FileRecord(name="engine", sha256="0" * 64, size_bytes=0)),),
+        placement=placement,
+        schedule=schedule((stage,), placement),
+    )
+    engine = Engine()
+    pipeline = CudaPipeline(plan, {"whole": engine}, driver, graphs=graphs)
+    for _ in range(4):
+        pipeline.view("logits", 2)[...] = 0
+        pipeline.run(2)
+        assert set(pipeline.view("logits", 2).tobytes()) == {12}
+    pipeline.stop()
+    # Captured once, by the second request, instead of being enqueued by each.
+    assert engine.held == {
+        "bind": [True],
+        "enqueue": [False, True] if graphs == "always" else [False] * 4,
+        "close": [True],
+    }
+    assert sim.live() == {}
