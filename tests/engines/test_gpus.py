@@ -9,8 +9,21 @@ from typing import Any
 
 import pytest
 
+from parnet_deploy.artifacts.schemas import DeviceRecord
 from parnet_deploy.engines import gpus
-from parnet_deploy.engines.gpus import Gpu, cuda_version, current_gpu, driver_problem, list_gpus, list_peers
+from parnet_deploy.engines.gpus import (
+    Gpu,
+    call_driver,
+    cuda_version,
+    current_gpu,
+    device_ordinal,
+    driver_problem,
+    find_gpus,
+    gpu_lanes,
+    gpu_records,
+    list_gpus,
+    list_peers,
+)
 from parnet_deploy.errors import EngineError
 
 
@@ -124,3 +137,40 @@ def test_what_was_not_opened_is_not_given_back(use: Any, failing: str, calls: li
     with pytest.raises(EngineError, match="error 999"), current_gpu(0):
         raise AssertionError
     assert driver.calls == calls
+
+
+def test_any_call_of_the_driver_must_succeed(use: Any) -> None:
+    driver = use(Driver("cuGraphLaunch"))
+    call_driver("cuStreamIsCapturing", ctypes.c_void_p(1))
+    with pytest.raises(EngineError, match="the CUDA driver answered cuGraphLaunch with error 999"):
+        call_driver("cuGraphLaunch", ctypes.c_void_p(1), ctypes.c_void_p(2))
+    assert driver.calls == ["cuStreamIsCapturing", "cuGraphLaunch"]
+    use(None)
+    with pytest.raises(EngineError, match="no CUDA driver here"):
+        call_driver("cuGraphLaunch")
+
+
+def test_gpus_are_found_by_the_name_that_plans_have() -> None:
+    first, second, other = Gpu(0, "H100", "90"), Gpu(1, "H100", "90"), Gpu(2, "A100", "80")
+    assert find_gpus(["cuda:1", "cuda:0"], (first, second, other)) == (second, first)
+    assert find_gpus(["cuda:2"], (first, second, other)) == (other,)
+    assert [device_ordinal(gpu.device) for gpu in (first, second, other)] == [0, 1, 2]
+    with pytest.raises(EngineError, match="no device cuda:3") as caught:
+        find_gpus(["cuda:0", "cuda:3"], (first, other))
+    assert caught.value.remedy == "this process sees: cuda:0 H100, cuda:2 A100 (CUDA_VISIBLE_DEVICES)"
+    with pytest.raises(
+        EngineError, match=r"cuda:1 H100 \(compute capability 90\), cuda:2 A100 \(compute capability 80"
+    ):
+        find_gpus(["cuda:1", "cuda:2"], (first, second, other))
+
+
+def test_records_and_lanes_of_gpus(use: Any) -> None:
+    assert [str(lane) for lane in gpu_lanes(None, 3)] == ["cuda:0/0", "cuda:0/1", "cuda:0/2"]
+    assert [str(lane) for lane in gpu_lanes((2, 0), 5)] == ["cuda:2/0", "cuda:0/0"]
+    use(Driver())
+    assert gpu_records(["cuda:1"]) == (
+        DeviceRecord(device="cuda:1", name="NVIDIA GeForce RTX 5090", capability="sm120"),
+    )
+    use(None)
+    with pytest.raises(EngineError, match="no GPU here"):
+        gpu_records(["cuda:0"])
