@@ -55,8 +55,8 @@ class BuildOptions:
     """Where a plan shall run and how its engines are built.
 
     `devices` are the GPUs' numbers, one lane on each; by default all stages are on the first, a stream each.
-    `placement` says for each stage where it runs, instead. `tf32` lets GPUs round the inputs of float32 convolutions and
-    products to 10 bits of mantissa: off, because precision is the bundle's.
+    `placement` says for each stage where it runs, instead. `tf32` lets GPUs round the inputs of float32 convolutions
+    and products to 10 bits of mantissa: off, because precision is the bundle's.
     """
 
     devices: tuple[int, ...] | None = None

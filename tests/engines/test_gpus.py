@@ -151,7 +151,11 @@ def test_any_call_of_the_driver_must_succeed(use: Any) -> None:
 
 
 def test_gpus_are_found_by_the_name_that_plans_have() -> None:
-    first, second, other = Gpu(0, "H100", "90"), Gpu(1, "H100", "90"), Gpu(2, "A100", "80")
+    first, second, other = (
+        Gpu(0, "H100", "90", 80 << 30),
+        Gpu(1, "H100", "90", 80 << 30),
+        Gpu(2, "A100", "80", 40 << 30),
+    )
     assert find_gpus(["cuda:1", "cuda:0"], (first, second, other)) == (second, first)
     assert find_gpus(["cuda:2"], (first, second, other)) == (other,)
     assert [device_ordinal(gpu.device) for gpu in (first, second, other)] == [0, 1, 2]

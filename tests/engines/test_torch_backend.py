@@ -35,7 +35,7 @@ from parnet_deploy.runtime import Session
 
 MakeBundle = Callable[..., Path]
 SIZES = BatchRange(min=1, opt=2, max=4)
-TWO_GPUS = tuple(Gpu(ordinal, "NVIDIA H100", "90") for ordinal in range(2))
+TWO_GPUS = tuple(Gpu(ordinal, "NVIDIA H100", "90", 80 << 30) for ordinal in range(2))
 
 
 @pytest.fixture(autouse=True)

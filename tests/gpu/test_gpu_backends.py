@@ -18,13 +18,13 @@ import numpy as np
 import onnxruntime
 import pytest
 
+from parnet_deploy.artifacts.cuda_options import CudaOptions, GraphMode
 from parnet_deploy.artifacts.folders import open_bundle
 from parnet_deploy.artifacts.schemas import BatchRange
 from parnet_deploy.engines import build_plan
 from parnet_deploy.engines.gpus import list_gpus
 from parnet_deploy.engines.options import BuildOptions
 from parnet_deploy.runtime import Session
-from parnet_deploy.runtime.cuda.options import CudaOptions, GraphMode
 
 # Of a tensor's largest number. float32: other algorithms, which sum in other orders. float16: rounded to 11 bits after
 # each of up to twelve layers, where ONNX Runtime computes in float32 on the processor; as parity at the export.
