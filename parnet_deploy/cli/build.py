@@ -39,7 +39,7 @@ def build(
     backend: Annotated[
         str,
         typer.Option(
-            help="CPU: onnxruntime. GPUs: tensorrt, onnxruntime-cuda. Either: torch. To time the harness: null."
+            help="CPU: onnxruntime, ncnn, openvino. GPUs: tensorrt, onnxruntime-cuda. Either: torch. Harness: null."
         ),
     ] = "onnxruntime",
     threads: Annotated[

@@ -45,6 +45,8 @@ CAPABILITIES: tuple[tuple[str, tuple[tuple[str, str], ...], str], ...] = (
         "author",
     ),
     ("build and run, onnxruntime on CPU", (("onnxruntime", "onnxruntime"),), "onnxruntime"),
+    ("build and run, ncnn on CPU", (("ncnn", "ncnn"), ("onnx", "onnx")), "ncnn"),
+    ("build and run, openvino on CPU", (("openvino", "openvino"),), "openvino"),
     (
         "build and run, onnxruntime-cuda on GPUs",
         # Both packages are the module `onnxruntime`; the provider's library is in one of them.
