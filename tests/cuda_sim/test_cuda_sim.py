@@ -21,10 +21,26 @@ def test_the_facade_frees_everything_whatever_fails(run_inside: RunInside) -> No
     assert counts["faults injected"] >= 50
 
 
-def test_split_networks_run_right_and_only_with_all_their_waits(run_inside: RunInside) -> None:
-    counts = run_inside("test_cuda_pipeline.py")
+def test_split_networks_answer_the_single_sessions_bytes(run_inside: RunInside) -> None:
+    counts = run_inside("test_pipelines.py")
     assert counts["runs with random delays"] >= 1000
     assert counts["schedules"] >= 40
-    assert counts["mutations caught"] >= 50
-    assert counts["faults injected"] >= 400
     assert counts["concurrent requests"] >= 64
+
+
+def test_split_networks_run_right_only_with_all_their_waits(run_inside: RunInside) -> None:
+    assert run_inside("test_waits.py")["mutations caught"] >= 50
+
+
+def test_tensors_cross_between_devices_by_the_way_that_there_is(run_inside: RunInside) -> None:
+    assert run_inside("test_copies.py")["tests on cuda-bindings"] == 2
+
+
+def test_pipelines_free_everything_whatever_fails(run_inside: RunInside) -> None:
+    assert run_inside("test_faults.py")["faults injected"] >= 300
+
+
+def test_graphs_hold_to_the_schedule(run_inside: RunInside) -> None:
+    counts = run_inside("test_graphs.py")
+    assert counts["mutations caught"] >= 6
+    assert counts["faults injected"] >= 100
