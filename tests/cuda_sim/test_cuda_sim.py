@@ -1,4 +1,4 @@
-"""CUDA code on a driver in host memory: the driver itself, the facade, and the executor with split networks."""
+"""CUDA code on a driver in host memory: the driver itself, the facade, and pipelines with split networks."""
 
 from __future__ import annotations
 
@@ -16,31 +16,31 @@ def test_the_driver_in_host_memory_orders_only_what_calls_order(run_inside: RunI
     assert counts["orders seen without a wait"] == 2
 
 
-def test_the_facade_frees_everything_whatever_fails(run_inside: RunInside) -> None:
-    counts = run_inside("test_facade.py")
+def test_the_facade_frees_everything_whatever_fails(run_inside: RunInside, adapter: str) -> None:
+    counts = run_inside("test_facade.py", adapter=adapter)
     assert counts["faults injected"] >= 50
 
 
-def test_split_networks_answer_the_single_sessions_bytes(run_inside: RunInside) -> None:
-    counts = run_inside("test_pipelines.py")
+def test_split_networks_answer_the_single_sessions_bytes(run_inside: RunInside, adapter: str) -> None:
+    counts = run_inside("test_pipelines.py", adapter=adapter)
     assert counts["runs with random delays"] >= 1000
     assert counts["schedules"] >= 40
     assert counts["concurrent requests"] >= 64
 
 
-def test_split_networks_run_right_only_with_all_their_waits(run_inside: RunInside) -> None:
-    assert run_inside("test_waits.py")["mutations caught"] >= 50
+def test_split_networks_run_right_only_with_all_their_waits(run_inside: RunInside, adapter: str) -> None:
+    assert run_inside("test_waits.py", adapter=adapter)["mutations caught"] >= 50
 
 
-def test_tensors_cross_between_devices_by_the_way_that_there_is(run_inside: RunInside) -> None:
-    assert run_inside("test_copies.py")["tests on cuda-bindings"] == 2
+def test_tensors_cross_between_devices_by_the_way_that_there_is(run_inside: RunInside, adapter: str) -> None:
+    assert run_inside("test_copies.py", adapter=adapter)["tests"] == 2
 
 
-def test_pipelines_free_everything_whatever_fails(run_inside: RunInside) -> None:
-    assert run_inside("test_faults.py")["faults injected"] >= 300
+def test_pipelines_free_everything_whatever_fails(run_inside: RunInside, adapter: str) -> None:
+    assert run_inside("test_faults.py", adapter=adapter)["faults injected"] >= 300
 
 
-def test_graphs_hold_to_the_schedule(run_inside: RunInside) -> None:
-    counts = run_inside("test_graphs.py")
+def test_graphs_hold_to_the_schedule(run_inside: RunInside, adapter: str) -> None:
+    counts = run_inside("test_graphs.py", adapter=adapter)
     assert counts["mutations caught"] >= 6
     assert counts["faults injected"] >= 100
