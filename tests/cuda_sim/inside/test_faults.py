@@ -3,57 +3,36 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 
-from parnet_deploy.artifacts.schemas import Plan
 from parnet_deploy.errors import EngineError, InferenceError
 from parnet_deploy.runtime.cuda.driver import Driver
 from parnet_deploy.runtime.cuda.pipeline import CudaPipeline
-from tests.cuda_sim.inside.host_engine import HostEngine, devices, expected, infer, make_plan, reach
-
-
-def run_once(plan: Plan, engines: Mapping[str, HostEngine], driver: Driver, seed: int, batch: int = 1) -> np.ndarray:
-    pipeline = CudaPipeline(plan, engines, driver)
-    try:
-        return infer(pipeline, seed, batch)
-    finally:
-        pipeline.stop()
+from tests.cuda_sim.inside.failing import each_failing_call
+from tests.cuda_sim.inside.host_engine import devices, expected, infer, make_plan, reach
 
 
 @pytest.mark.parametrize("peers", [True, False])
 def test_whatever_call_fails_nothing_is_left(
-    sim: Any, driver: Driver, bundles: Path, counts: Counter[str], peers: bool
+    sim: Any, driver: Driver, bundles: Path, counts: Counter[str], capfd: pytest.CaptureFixture[str], peers: bool
 ) -> None:
     reach(sim, peers)
     plan, engines = make_plan(bundles, "terms", devices(3))
     answer = expected(bundles, 5, 1).tobytes()
-    begin = sim.calls()
-    assert run_once(plan, engines, driver, 5).tobytes() == answer
-    calls = sim.calls() - begin
-    for call in range(1, calls + 1):
-        sim.delays(call, 50)
-        sim.fail_at(call, 719)
+
+    def run_once() -> None:
+        pipeline = CudaPipeline(plan, engines, driver)
         try:
-            assert run_once(plan, engines, driver, 5).tobytes() == answer
-        except (EngineError, InferenceError) as error:
-            what = error.what
-        else:
-            # Only what fails while it is given up goes unreported: pycuda writes that to stderr.
-            what = f"{sim.failed_call()} with CUDA_ERROR_LAUNCH_FAILED" if driver.name == "pycuda" else ""
-        failed = sim.failed_call()
-        sim.fail_at(0)
-        assert failed, f"call {call} of {calls} was not reached"
-        assert failed in what
-        assert sim.live() == {}, f"after {failed}, call {call}"
-        assert sim.faults() == ""
+            assert infer(pipeline, 5, 1).tobytes() == answer
+        finally:
+            pipeline.stop()
+
+    for call in each_failing_call(sim, driver, capfd, counts, run_once):
         assert all(engine.bound == 0 for engine in engines.values())
-        counts["faults injected"] += 1
-    assert run_once(plan, engines, driver, 5).tobytes() == answer
+        sim.delays(call, 50)
     reach(sim, True)
 
 

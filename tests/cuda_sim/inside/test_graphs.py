@@ -10,10 +10,11 @@ from typing import Any
 import pytest
 
 from parnet_deploy.artifacts.schemas import Plan, Wait
-from parnet_deploy.errors import EngineError, InferenceError
+from parnet_deploy.errors import InferenceError
 from parnet_deploy.runtime.cuda.driver import Driver
 from parnet_deploy.runtime.cuda.pipeline import CudaPipeline
 from parnet_deploy.runtime.cuda.program import compile_program
+from tests.cuda_sim.inside.failing import each_failing_call
 from tests.cuda_sim.inside.host_engine import PARTITIONS, HostEngine, devices, expected, infer, make_plan
 
 
@@ -72,24 +73,13 @@ def test_every_wait_is_needed_in_graphs(
 
 
 def test_whatever_call_fails_nothing_is_left_of_graphs(
-    sim: Any, driver: Driver, bundles: Path, counts: Counter[str]
+    sim: Any, driver: Driver, bundles: Path, counts: Counter[str], capfd: pytest.CaptureFixture[str]
 ) -> None:
     plan, engines = make_plan(bundles, "streams", devices(1, 4))
     answers = [expected(bundles, seed, 1).tobytes() for seed in range(3)]
-    begin = sim.calls()
-    assert run_graph(plan, engines, driver, range(3)) == answers
-    for call in range(1, sim.calls() - begin + 1):
-        sim.fail_at(call, 719)
-        try:
-            assert run_graph(plan, engines, driver, range(3)) == answers
-        except (EngineError, InferenceError) as error:
-            what = error.what
-        else:
-            what = f"{sim.failed_call()} with CUDA_ERROR_LAUNCH_FAILED" if driver.name == "pycuda" else ""
-        failed = sim.failed_call()
-        sim.fail_at(0)
-        assert failed
-        assert failed in what
-        assert sim.live() == {}, f"after {failed}, call {call}"
-        assert sim.faults() == ""
-        counts["faults injected"] += 1
+
+    def run_three() -> None:
+        assert run_graph(plan, engines, driver, range(3)) == answers
+
+    for _ in each_failing_call(sim, driver, capfd, counts, run_three):
+        assert all(engine.bound == 0 for engine in engines.values())
