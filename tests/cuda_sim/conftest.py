@@ -13,19 +13,17 @@ import sys
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.cuda_sim.build_pycuda import pycuda_folder, why_not_built
+from tests.cuda_sim.environment import ADAPTERS, variables, why_missing
 from tests.cuda_sim.native import CannotBuildError, build_libcuda
 from tests.summary import CUDA_SIM
 
 HERE = Path(__file__).parent
 PATIENCE_S = 300
-ADAPTERS = ("cuda-bindings", "pycuda")
 
 # Tests under `inside/` run only on the driver in host memory.
 collect_ignore = [] if "CUDASIM_DEVICES" in os.environ else ["inside"]
@@ -34,8 +32,7 @@ collect_ignore = [] if "CUDASIM_DEVICES" in os.environ else ["inside"]
 @pytest.fixture(scope="session")
 def libcuda_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of `libcuda.so.1`; skips where it cannot be built or the bindings are not installed."""
-    if find_spec("cuda") is None or find_spec("cuda.bindings") is None:
-        pytest.skip("cuda-bindings is not installed (pip install cuda-bindings)")
+    skip_without("cuda-bindings")
     folder = tmp_path_factory.mktemp("libcuda")
     with built():
         build_libcuda(folder)
@@ -96,22 +93,22 @@ def make_bundles(folder: Path) -> None:
 
 @pytest.fixture(params=ADAPTERS)
 def adapter(request: pytest.FixtureRequest) -> str:
-    """Each package that reaches the CUDA driver; skips where pycuda could not be built."""
+    """Each package that reaches the CUDA driver; skips where it is missing."""
     name: str = request.param
-    if name not in installed_adapters():
-        pytest.skip(f"pycuda is not built: {why_not_built()}")
+    skip_without(name)
     return name
 
 
-def installed_adapters() -> list[str]:
-    """Return the adapters that tests can run on."""
-    has_pycuda = pycuda_folder().exists() or find_spec("pycuda") is not None
-    return [name for name in ADAPTERS if name != "pycuda" or has_pycuda]
+@pytest.fixture
+def pycuda() -> None:
+    """Skips where pycuda could not be built."""
+    skip_without("pycuda")
 
 
-def extended(variable: str, folder: Path) -> dict[str, str]:
-    """Return a variable that lists folders, with one more in front."""
-    return {variable: os.pathsep.join(filter(None, (str(folder), os.environ.get(variable))))}
+def skip_without(adapter: str) -> None:
+    reason = why_missing(adapter)
+    if reason is not None:
+        pytest.skip(reason)
 
 
 @pytest.fixture
@@ -127,27 +124,24 @@ def run_inside(
         file: str, devices: int = 4, *, adapter: str | None = None, environment: Mapping[str, str] | None = None
     ) -> Counter[str]:
         report = tmp_path / "counts.json"
-        adapters = installed_adapters() if adapter is None else [adapter]
-        variables = {
-            **os.environ,
-            **extended("LD_LIBRARY_PATH", libcuda_dir),
-            **extended("PYTHONPATH", pycuda_folder()),
+        adapters = [name for name in ADAPTERS if why_missing(name) is None] if adapter is None else [adapter]
+        environ = {
+            **variables(libcuda_dir),
             "CUDASIM_DEVICES": str(devices),
             "CUDASIM_ADAPTERS": ",".join(adapters),
             "CUDASIM_REPORT": str(report),
             "CUDASIM_BUNDLES": str(bundles),
-            "OMP_NUM_THREADS": "1",
             **(environment or {}),
         }
-        for name in ("CUDA_VISIBLE_DEVICES", "PYTEST_XDIST_WORKER", "PYTEST_ADDOPTS"):
-            variables.pop(name, None)
+        for name in ("PYTEST_XDIST_WORKER", "PYTEST_ADDOPTS"):
+            environ.pop(name, None)
         command = [sys.executable, "-m", "pytest", str(HERE / "inside" / file), "-p", "no:xdist", "-x", "-rs"]
         done = subprocess.run(
             command,
             capture_output=True,
             text=True,
             check=False,
-            env=variables,
+            env=environ,
             timeout=PATIENCE_S,
             cwd=HERE.parents[1],
         )

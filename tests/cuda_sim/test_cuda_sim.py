@@ -44,3 +44,10 @@ def test_graphs_hold_to_the_schedule(run_inside: RunInside, adapter: str) -> Non
     counts = run_inside("test_graphs.py", adapter=adapter)
     assert counts["mutations caught"] >= 6
     assert counts["faults injected"] >= 100
+
+
+@pytest.mark.usefixtures("pycuda")
+@pytest.mark.parametrize("imports", ["torch,pycuda,cuda-bindings", "cuda-bindings,pycuda,torch"])
+def test_torch_and_both_adapters_live_in_one_process(run_inside: RunInside, imports: str) -> None:
+    counts = run_inside("test_import_orders.py", environment={"CUDASIM_IMPORTS": imports})
+    assert counts["orders of making and giving back contexts"] == 4
