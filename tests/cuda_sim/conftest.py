@@ -19,7 +19,7 @@ from typing import Any
 import pytest
 
 from tests.cuda_sim.environment import ADAPTERS, variables, why_missing
-from tests.cuda_sim.native import CannotBuildError, build_libcuda
+from tests.cuda_sim.native import CannotBuildError, build_libcuda, build_nvtx_recorder
 from tests.summary import CUDA_SIM
 
 HERE = Path(__file__).parent
@@ -37,6 +37,15 @@ def libcuda_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     with built():
         build_libcuda(folder)
     return folder
+
+
+@pytest.fixture(scope="session")
+def nvtx_recorder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tool that writes NVTX ranges to the file that `NVTX_RECORDS` names; skips where it cannot be built."""
+    library = tmp_path_factory.mktemp("nvtx") / "recorder.so"
+    with built():
+        build_nvtx_recorder(library)
+    return library
 
 
 @contextmanager

@@ -9,6 +9,8 @@ from pathlib import Path
 from tests.cuda_sim.build_pycuda import pycuda_folder, why_not_built
 
 ADAPTERS = ("cuda-bindings", "pycuda")
+# What would hide devices, or attach another tool.
+_LEFT_OUT = ("CUDA_VISIBLE_DEVICES", "NVTX_INJECTION64_PATH")
 
 
 def why_missing(adapter: str) -> str | None:
@@ -22,9 +24,8 @@ def why_missing(adapter: str) -> str | None:
 
 def variables(libcuda: Path) -> dict[str, str]:
     """Return the variables of a process that finds `libcuda.so.1` in a folder, and pycuda where it was built."""
-    inherited = {name: value for name, value in os.environ.items() if name != "CUDA_VISIBLE_DEVICES"}
     return {
-        **inherited,
+        **{name: value for name, value in os.environ.items() if name not in _LEFT_OUT},
         **_extended("LD_LIBRARY_PATH", libcuda),
         **_extended("PYTHONPATH", pycuda_folder()),
         "OMP_NUM_THREADS": "1",

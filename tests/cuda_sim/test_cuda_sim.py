@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 
@@ -51,3 +52,17 @@ def test_graphs_hold_to_the_schedule(run_inside: RunInside, adapter: str) -> Non
 def test_torch_and_both_adapters_live_in_one_process(run_inside: RunInside, imports: str) -> None:
     counts = run_inside("test_import_orders.py", environment={"CUDASIM_IMPORTS": imports})
     assert counts["orders of making and giving back contexts"] == 4
+
+
+def test_a_tool_is_told_the_ranges_of_requests_and_stages(
+    run_inside: RunInside, adapter: str, nvtx_recorder: Path, tmp_path: Path
+) -> None:
+    tool = {"NVTX_INJECTION64_PATH": str(nvtx_recorder), "NVTX_RECORDS": str(tmp_path / "ranges")}
+    counts = run_inside("test_ranges.py", adapter=adapter, environment=tool)
+    assert counts["NVTX ranges compared"] >= 70
+    assert counts["faults injected"] >= 200
+
+
+def test_ranges_cost_nothing_where_no_tool_is_attached(run_inside: RunInside, adapter: str) -> None:
+    counts = run_inside("test_ranges_without_a_tool.py", adapter=adapter)
+    assert counts["requests whose calls were counted"] == 12
