@@ -51,5 +51,6 @@ def _table(tried: list[dict[str, dict[str, int]]]) -> list[str]:
 
 def _reasons(skipped: list[Any], marker: str) -> list[str]:
     """Return a line for every reason for which tests with a marker were skipped, with their number."""
-    reasons = Counter(report.longrepr[2].removeprefix("Skipped: ") for report in skipped if marker in report.keywords)
+    marked = [report for report in skipped if marker in getattr(report, "keywords", ())]
+    reasons = Counter(report.longrepr[2].removeprefix("Skipped: ") for report in marked)
     return [f"{count:>10}  skipped: {reason}" for reason, count in reasons.most_common()]
