@@ -74,6 +74,7 @@ def bundles(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def make_bundles(folder: Path) -> None:
+    """Export the network once and cut it in every way."""
     from parnet_deploy.artifacts.schemas import BatchRange, NetworkConfig, Preprocessing
     from parnet_deploy.export import ExportOptions, bundle, export_bundle
     from parnet_deploy.fusion import fuse

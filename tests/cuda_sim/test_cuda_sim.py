@@ -34,7 +34,7 @@ def test_split_networks_run_right_only_with_all_their_waits(run_inside: RunInsid
 
 
 def test_tensors_cross_between_devices_by_the_way_that_there_is(run_inside: RunInside, adapter: str) -> None:
-    assert run_inside("test_copies.py", adapter=adapter)["tests"] == 2
+    assert run_inside("test_copies.py", adapter=adapter)["tests on an adapter"] == 2
 
 
 def test_pipelines_free_everything_whatever_fails(run_inside: RunInside, adapter: str) -> None:

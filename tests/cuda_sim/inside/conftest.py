@@ -144,7 +144,7 @@ def any_driver(request: pytest.FixtureRequest) -> Driver:
 @pytest.fixture
 def driver(any_driver: Driver, sim: Simulation, counts: Counter[str]) -> Driver:  # noqa: ARG001
     """Each adapter, opened once: the driver cannot be closed."""
-    counts["tests"] += 1
+    counts["tests on an adapter"] += 1
     return any_driver
 
 
