@@ -173,7 +173,7 @@ def _open_pycuda() -> Driver:
             from parnet_deploy.runtime.cuda.pycuda import PycudaDriver
     except ImportError as error:
         raise EngineError(
-            f"pycuda does not load with this machine's CUDA driver: {error}",
+            f"pycuda does not load with this machine's Python and CUDA driver: {error}",
             remedy="build pycuda again here, or do without it: --cuda-adapter cuda-bindings",
         ) from error
     return PycudaDriver()

@@ -100,7 +100,7 @@ class PycudaDriver(CudaBindingsDriver):
                 return
             del self._contexts[context]
         if retained.thread == get_ident():
-            # What is current in this thread, which may be another library's, must stay so.
+            # Another thread only forgets it: what is current in this one, maybe another library's context, stays so.
             forget = Thread(target=retained.context.detach)
             forget.start()
             forget.join()
