@@ -17,7 +17,7 @@ from parnet_deploy.runtime.base import close_all
 from parnet_deploy.runtime.cuda.driver import open_driver
 from parnet_deploy.runtime.cuda.objects import Context
 from parnet_deploy.runtime.cuda.pipeline import CudaPipeline
-from parnet_deploy.runtime.cuda.ranges import NO_RANGES, NvtxRanges
+from parnet_deploy.runtime.cuda.ranges import open_ranges
 
 
 class CudaExecutor:
@@ -34,7 +34,7 @@ class CudaExecutor:
         self._plan = plan.manifest
         self._options = options
         backend = open_backend(plan)
-        self._ranges = NvtxRanges() if options.nvtx else NO_RANGES
+        self._ranges = open_ranges(wanted=options.nvtx)
         self._driver = open_driver(options.adapter)
         self._contexts: dict[str, Context] = {}
         self._engines: dict[str, DeviceEngine] = {}
