@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Literal
 
+from parnet_deploy.artifacts.files import user_cache_dir
 from parnet_deploy.artifacts.schemas import Lane, Plan
 from parnet_deploy.errors import EngineError
 
@@ -89,8 +89,8 @@ def options_of_plan(plan: Plan) -> BuildOptions:
 
 
 def default_cache_dir() -> Path:
-    """Return the user's cache folder for engines: below `XDG_CACHE_HOME`, or `~/.cache`."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "parnet-deploy" / "tensorrt"
+    """Return the user's cache folder for engines."""
+    return user_cache_dir("tensorrt")
 
 
 def parse_compute_capabilities(text: str) -> tuple[str, ...]:
