@@ -164,12 +164,20 @@ def test_a_partial_file_that_is_whole_costs_one_byte(
 )
 @pytest.mark.parametrize("longer", [-50_000, 0, 50_000])
 def test_a_file_that_changed_is_never_glued_to_the_old_one(
-    server: ReleaseServer, fetch: Fetch, partial: Path, other_data: bytes, answer: Reply | None, longer: int
+    server: ReleaseServer,
+    fetch: Fetch,
+    partial: Path,
+    data: bytes,
+    other_data: bytes,
+    answer: Reply | None,
+    longer: int,
 ) -> None:
     server.replies.append(breaking_off(HALF))
     with pytest.raises(DownloadError, match="broke off"):
         fetch()
-    server.data = other_data[:longer] if longer < 0 else other_data + bytes(longer)
+    changed = bytearray(other_data[:longer] if longer < 0 else other_data + bytes(longer))
+    changed[HALF - 1] = data[HALF - 1]  # the byte that overlaps tells nothing
+    server.data = bytes(changed)
     server.etag = '"two"'
     if answer is not None:
         server.replies.append(answer)

@@ -91,3 +91,13 @@ def test_a_zip_archive_without_its_end_is_noticed(tmp_path: Path, data: bytes) -
             refuse_cut_short(path, where=path)
     path.write_bytes(b"\x80\x02" + bytes(100))  # torch before 1.6: a bare pickle, which the importer reads
     refuse_cut_short(path, where=path)
+
+
+def test_the_documentation_names_the_same_files() -> None:
+    text = (Path(__file__).parents[2] / "docs" / "weights.md").read_text()
+    rows = [
+        f"| `{weights.name.replace('_', '-')}` | `{weights.asset}` | `{weights.named_in.removeprefix('imagenet/')}` |"
+        for weights in RELEASED.values()
+    ]
+    assert [row for row in rows if row not in text] == []
+    assert text.count(".pth.tar` |") == len(rows)
