@@ -29,7 +29,10 @@ class Timeouts:
 
 @contextmanager
 def open_client(timeouts: Timeouts) -> Iterator[httpx2.Client]:
-    """Open a client that takes its proxies from `HTTP_PROXY`, `HTTPS_PROXY`, `ALL_PROXY` and `NO_PROXY`.
+    """Open a client.
+
+    Its proxies are those of `HTTP_PROXY`, `HTTPS_PROXY`, `ALL_PROXY` and `NO_PROXY`. It trusts the certificates that
+    the operating system trusts, or those of `SSL_CERT_FILE` or `SSL_CERT_DIR`.
 
     Raises:
         DownloadError: these settings cannot be used.
@@ -39,9 +42,10 @@ def open_client(timeouts: Timeouts) -> Iterator[httpx2.Client]:
     headers = {"User-Agent": f"parnet-deploy/{__version__}", "Accept-Encoding": "identity"}
     try:
         client = httpx2.Client(timeout=limits, headers=headers)
-    except (ImportError, ValueError) as error:
+    except (ImportError, ValueError, OSError) as error:
         raise DownloadError(
-            f"the proxy settings cannot be used ({error})", remedy="check HTTP_PROXY, HTTPS_PROXY and ALL_PROXY"
+            f"the settings of proxies or certificates cannot be used ({error})",
+            remedy="check HTTP_PROXY, HTTPS_PROXY, ALL_PROXY, SSL_CERT_FILE and SSL_CERT_DIR",
         ) from error
     with client:
         yield client

@@ -478,10 +478,16 @@ class TestProxies:
                 fetch()
         assert "HTTP_PROXY" in str(caught.value.remedy)
 
-    def test_settings_that_cannot_be_used(self, fetch: Fetch, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setenv("ALL_PROXY", "carrier-pigeon://127.0.0.1:1")
-        with pytest.raises(DownloadError, match="the proxy settings cannot be used"):
+    @pytest.mark.parametrize(
+        ("name", "value"), [("ALL_PROXY", "carrier-pigeon://127.0.0.1:1"), ("SSL_CERT_FILE", "/nowhere/ca.pem")]
+    )
+    def test_settings_that_cannot_be_used(
+        self, fetch: Fetch, monkeypatch: pytest.MonkeyPatch, name: str, value: str
+    ) -> None:
+        monkeypatch.setenv(name, value)
+        with pytest.raises(DownloadError, match="settings of proxies or certificates cannot be used") as caught:
             fetch()
+        assert name in str(caught.value.remedy)
 
 
 def test_a_server_that_is_not_there(fetch: Fetch, partial: Path) -> None:
