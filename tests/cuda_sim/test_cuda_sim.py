@@ -100,7 +100,7 @@ def test_links_are_measured_as_they_were_set(run_inside: RunInside, adapter: str
 
 @pytest.mark.parametrize("devices", [1, 4])
 def test_doctor_tells_the_gpus_and_measures_their_links(run_inside: RunInside, devices: int, adapter: str) -> None:
-    counts = run_inside("test_doctor.py", devices, adapter)
+    counts = run_inside("test_doctor.py", devices, adapter=adapter)
     assert counts["links measured"] == devices * (devices + 1)
 
 
