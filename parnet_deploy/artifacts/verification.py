@@ -73,12 +73,13 @@ class Tolerance(Frozen):
 class Extent(Frozen):
     """Where two tensors differ: the numbers whose difference is over a tenth of the largest, or not finite.
 
-    `share` is their part of all numbers. `channels` are the first eight that hold some, of `channel_count` such and
-    `num_channels` in all. `only_border`: all of them lie in the outermost ring of pixels.
+    `share` is their part of all numbers. `images` and `channels` are the first eight that hold some, of `.._count` such
+    and `num_..` in all. `only_border`: all of them lie in the outermost ring of pixels.
     """
 
     share: Share
     images: tuple[int, ...]
+    image_count: int
     num_images: Positive
     channels: tuple[int, ...]
     channel_count: int
@@ -107,6 +108,11 @@ class Difference(Frozen):
     def size(self) -> float:
         """The larger of both relative measures: what is held to the tolerance."""
         return self.norm if self.relative is None else max(self.relative, self.norm)
+
+    @property
+    def is_negligible(self) -> bool:
+        """Whether it passes by the floor alone, being large beside a tensor that is all but zero."""
+        return self.passed and self.tolerance is not None and self.size > self.tolerance
 
 
 class LayerDifference(Difference):

@@ -17,9 +17,10 @@ def find_departure(layers: Sequence[LayerDifference], noise: float) -> Departure
 
     A layer departs if it is beyond its tolerance, or if it differs by over `GROWTH` times its inputs' difference; in
     that, inputs count as at least `noise`, the difference that rounding makes in one layer. A layer behind one that
-    departs is one of the `others` only if it grows beyond what it was given.
+    departs is one of the `others` only if it grows beyond what it was given. What a tensor of all but zeros differs by
+    does not count.
     """
-    sizes = {layer.name: layer.size for layer in layers}
+    sizes = {layer.name: 0.0 if layer.is_negligible else layer.size for layer in layers}
     spoilt: set[str] = set()
     origins = []
     for layer in layers:
@@ -47,7 +48,7 @@ def find_departure(layers: Sequence[LayerDifference], noise: float) -> Departure
 
 def _grows(layer: LayerDifference, sizes: dict[str, float], noise: float) -> bool:
     before = max((sizes.get(name, 0.0) for name in layer.inputs), default=0.0)
-    return layer.size > GROWTH * max(before, noise)
+    return sizes[layer.name] > GROWTH * max(before, noise)
 
 
 def _sentence(departure: Departure, layer: LayerDifference) -> str:
@@ -85,13 +86,17 @@ def describe_extent(extent: Extent | None) -> str:
         return ""
     parts = []
     if extent.channel_count * 4 <= extent.num_channels and extent.channel_count <= len(extent.channels):
-        names = " and ".join(str(channel) for channel in extent.channels)
-        parts.append(f"in channel{'s' if extent.channel_count > 1 else ''} {names} of {extent.num_channels}")
-    if len(extent.images) * 2 <= extent.num_images:
-        parts.append(f"in image{'s' if len(extent.images) > 1 else ''} {' and '.join(map(str, extent.images))}")
+        parts.append(f"in {_listed('channel', extent.channels)} of {extent.num_channels}")
+    if extent.image_count * 2 <= extent.num_images and extent.image_count <= len(extent.images):
+        parts.append(f"in {_listed('image', extent.images)}")
     if extent.only_border:
         parts.append("at the border alone")
     return " ".join(parts)
+
+
+def _listed(noun: str, numbers: Sequence[int]) -> str:
+    *rest, last = (str(number) for number in numbers)
+    return f"{noun}s {', '.join(rest)} and {last}" if rest else f"{noun} {last}"
 
 
 def short(value: float) -> str:

@@ -76,11 +76,13 @@ def extent_of(mask: NDArray[np.bool_]) -> Extent | None:
     """Describe where a mask `[N, C, ..]` is set; None if it is nowhere."""
     if not mask.any():
         return None
+    images = np.flatnonzero(mask.any(axis=tuple(range(1, mask.ndim))))
     channels = np.flatnonzero(mask.any(axis=(0, *range(2, mask.ndim))))
     has_inside = mask.ndim == 4 and min(mask.shape[2:]) > 2
     return Extent(
         share=float(mask.mean()),
-        images=tuple(np.flatnonzero(mask.any(axis=tuple(range(1, mask.ndim))))[:_NAMED].tolist()),
+        images=tuple(images[:_NAMED].tolist()),
+        image_count=len(images),
         num_images=mask.shape[0],
         channels=tuple(channels[:_NAMED].tolist()),
         channel_count=len(channels),

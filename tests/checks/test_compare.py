@@ -95,7 +95,7 @@ def test_where_they_differ() -> None:
     b[1, 7, 0, 3] += 1
     extent = tensor_difference("t", a, b).extent
     assert extent is not None
-    assert (extent.images, extent.num_images) == ((1,), 3)
+    assert (extent.images, extent.image_count, extent.num_images) == ((1,), 1, 3)
     assert (extent.channels, extent.channel_count, extent.num_channels) == ((5, 7), 2, 16)
     assert extent.only_border
     assert extent.share == pytest.approx(7 / a.size)

@@ -15,6 +15,7 @@ from parnet_deploy.artifacts.verification import Comparison, Departure, Extent, 
 from parnet_deploy.checks.checkpoint_predictor import CheckpointPredictor
 from parnet_deploy.checks.compare import compare
 from parnet_deploy.checks.departure import describe_extent, find_departure, short
+from parnet_deploy.checks.differences import tensor_difference
 from parnet_deploy.checks.predictors import open_predictor
 from parnet_deploy.datasets.synthetic import random_images
 from parnet_deploy.engines import build_plan
@@ -418,6 +419,7 @@ def test_extents_in_words(
     extent = Extent(
         share=0.1,
         images=images,
+        image_count=len(images),
         num_images=2,
         channels=channels,
         channel_count=count,
@@ -425,6 +427,25 @@ def test_extents_in_words(
         only_border=only_border,
     )
     assert describe_extent(extent) == text
+
+
+def test_more_images_and_channels_than_are_named_are_not_taken_for_a_few() -> None:
+    everywhere = tensor_difference("t", np.ones((40, 64, 3, 3)), np.full((40, 64, 3, 3), 2.0)).extent
+    assert describe_extent(everywhere) == ""
+    a, b = np.ones((40, 64, 3, 3)), np.ones((40, 64, 3, 3))
+    b[[1, 5, 9], 7:10] = 2
+    extent = tensor_difference("t", a, b).extent
+    assert describe_extent(extent) == "in channels 7, 8 and 9 of 64 in images 1, 5 and 9"
+
+
+def test_a_tensor_of_all_but_zeros_does_not_depart() -> None:
+    dead = layer("b", 2.0, "a").model_copy(update={"passed": True, "max_abs": 1e-12})
+    assert dead.is_negligible
+    assert find_departure([layer("a", 1e-7, "image"), dead, layer("c", 2e-6, "b")], noise=1e-6) is None
+    # Nor does it hide a fault behind it.
+    found = find_departure([layer("a", 1e-7, "image"), dead, layer("c", 0.5, "b")], noise=1e-6)
+    assert found is not None
+    assert (found.layer, found.input_size) == ("c", 0.0)
 
 
 def test_short_numbers() -> None:
