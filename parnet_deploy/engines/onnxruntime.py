@@ -202,8 +202,10 @@ class OnnxRuntimeBackend:
         return OnnxRuntimeEngine(open_session(engine_path, options, spec, "load"), spec)
 
 
-def open_reference(onnx_path: Path) -> Any:
+def open_reference(onnx_path: Path, *, also: Sequence[str] = ()) -> Any:
     """Open an ONNX file unoptimised, on the CPU: the reading that engines are compared with.
+
+    `also` names values inside the graph that the session shall return as well.
 
     Raises:
         EngineError: ONNX Runtime cannot read the file.
@@ -212,6 +214,23 @@ def open_reference(onnx_path: Path) -> Any:
     options.log_severity_level = _FATAL_ONLY
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
     try:
-        return onnxruntime.InferenceSession(str(onnx_path), options, providers=[_PROVIDER])
+        model = _with_outputs(onnx_path, also) if also else str(onnx_path)
+        return onnxruntime.InferenceSession(model, options, providers=[_PROVIDER])
     except Exception as error:
         raise EngineError(f"ONNX Runtime cannot read the file ({error})", where=onnx_path) from error
+
+
+def _with_outputs(onnx_path: Path, names: Sequence[str]) -> bytes:
+    import onnx
+
+    model = onnx.load(onnx_path)
+    # ONNX Runtime infers their types itself.
+    model.graph.output.extend(onnx.ValueInfoProto(name=name) for name in names)
+    return bytes(model.SerializeToString())
+
+
+def value_names(onnx_path: Path) -> tuple[str, ...]:
+    """Return the names of all values that the nodes of an ONNX file make, in topological order."""
+    import onnx
+
+    return tuple(name for node in onnx.load(onnx_path).graph.node for name in node.output)

@@ -232,6 +232,9 @@ def test_a_plan_runs_where_torch_cannot_be_imported(pipeline, tmp_path: Path) ->
         f"assert run_app(['run', plan, {str(tmp_path / 'x.png')!r}]) == 0\n"
         f"assert run_app(['build', bundle, '-o', {str(tmp_path / 'plan')!r}]) == 0\n"
         "assert run_app(['verify', bundle, plan]) == 0\n"
+        f"golden, report = {str(tmp_path / 'golden.json')!r}, {str(tmp_path / 'report')!r}\n"
+        "assert run_app(['verify', bundle, '--write-golden', golden]) == 0\n"
+        "assert run_app(['verify', plan, '--golden', golden, '-o', report]) == 0\n"
         "assert run_app(['inspect', plan]) == 0\n"
         f"assert run_app(['fuse', {str(pipeline['trained'])!r}, '-o', {str(tmp_path / 'f.safetensors')!r}]) == 2\n"
     )
