@@ -88,6 +88,7 @@ _EXTRA_OF = {
     "onnx": "onnxruntime",
     "mlperf_loadgen": "bench",
     "matplotlib": "bench",
+    "jinja2": "bench",
 }
 
 
