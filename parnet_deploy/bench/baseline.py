@@ -69,8 +69,11 @@ def open_baseline(
 
     Raises:
         ArtifactError: no report, or one of a single round, whose figures have no spread.
-        InferenceError: a latency of the offline scenario, which sends everything at once.
+        InferenceError: a latency of the offline scenario, which sends everything at once, or a tolerance that is no
+            number from 0.
     """
+    if not 0 <= tolerance < float("inf"):
+        raise InferenceError(f"the tolerance must be a number from 0, not {tolerance}", remedy="for example 0.05")
     report = read_report(folder)
     scenario = report.settings.scenario
     if scenario == "offline" and metric not in (None, "throughput"):

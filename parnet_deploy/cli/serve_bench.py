@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from enum import StrEnum
@@ -22,7 +23,7 @@ from parnet_deploy.cli.common import (
     progress_bar,
     stderr,
 )
-from parnet_deploy.errors import CheckFailedError
+from parnet_deploy.errors import CheckFailedError, InferenceError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -63,7 +64,7 @@ def serve_bench(
     plans: Annotated[
         list[Path],
         typer.Argument(
-            metavar="PLAN...", help="Plan folders; the first is the reference of the speed-ups.", show_default=False
+            metavar="PLAN", help="Plan folders; the first is the reference of the speed-ups.", show_default=False
         ),
     ],
     scenario: Annotated[ScenarioName, typer.Option(help="How queries are sent.")] = ScenarioName.single_stream,
@@ -91,7 +92,7 @@ def serve_bench(
     sweep: Annotated[
         str | None,
         typer.Option(
-            metavar="1,2,4", help="Also measure so many clients at once, each point alone.", rich_help_panel=_SWEEP
+            metavar="1,2,4", help="Clients at once to try; every point is a run of its own.", rich_help_panel=_SWEEP
         ),
     ] = None,
     sweep_batches: Annotated[
@@ -100,7 +101,9 @@ def serve_bench(
     ] = None,
     baseline: Annotated[
         Path | None,
-        typer.Option(metavar="REPORT", help="Exit 1 where a plan is slower than then.", rich_help_panel=_BASELINE),
+        typer.Option(
+            metavar="REPORT", help="Exit 1 where a plan is slower than in this report.", rich_help_panel=_BASELINE
+        ),
     ] = None,
     compare: Annotated[
         ComparedByName,
@@ -138,6 +141,8 @@ def serve_bench(
     from parnet_deploy.bench.serve_bench import serve_bench as measure_plans
     from parnet_deploy.bench.sweep import sweep_options
 
+    if not math.isfinite(duration):
+        raise InferenceError(f"the duration must be a number of seconds, not {duration}")
     settings = settings_for(
         scenario.value,
         min_queries=min_queries,

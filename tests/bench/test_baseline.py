@@ -212,6 +212,12 @@ def test_a_report_of_one_round_has_no_spread(report: Report, tmp_path: Path) -> 
         open_baseline(tmp_path)
 
 
+@pytest.mark.parametrize("tolerance", [-0.1, math.inf, math.nan])
+def test_a_tolerance_is_a_number_from_0(tmp_path: Path, tolerance: float) -> None:
+    with pytest.raises(InferenceError, match="tolerance must be a number from 0"):
+        open_baseline(tmp_path, tolerance=tolerance)
+
+
 def test_offline_has_no_latency_to_compare(report: Report, tmp_path: Path) -> None:
     write_manifest(tmp_path / "report.json", report.model_copy(update={"settings": settings_for("offline")}))
     assert open_baseline(tmp_path).metric == "throughput"

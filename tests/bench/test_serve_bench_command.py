@@ -33,7 +33,7 @@ def serve_bench(capsys: pytest.CaptureFixture[str]) -> Callable[..., Outcome]:
 
     def run(*arguments: Any) -> Outcome:
         capsys.readouterr()
-        code = run_app(["serve-bench", *map(str, arguments), *SHORT])
+        code = run_app(["serve-bench", *SHORT, *map(str, arguments)])
         captured = capsys.readouterr()
         return Outcome(code, captured.out, captured.err)
 
@@ -116,6 +116,8 @@ def test_a_report_takes_the_place_of_its_own_baseline(serve_bench, null_plan: Nu
         (["--baseline", "nowhere"], ["nowhere", "report.json"]),
         (["--rounds", "0"], ["rounds"]),
         (["--tolerance", "-1"], ["tolerance"]),
+        (["--baseline", "nowhere", "--tolerance", "inf"], ["tolerance", "inf"]),
+        (["--duration", "inf"], ["duration", "inf"]),
     ],
 )
 def test_bad_options_exit_2(serve_bench, null_plan: NullPlan, arguments: list[str], words: list[str]) -> None:
