@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import NoReturn
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,7 +14,7 @@ Images = NDArray[np.float32]
 Infer = Callable[[Images], object]
 
 
-def raise_failure(error: Exception) -> None:
+def raise_failure(error: Exception) -> NoReturn:
     """Raise what an inference failed with: an error of ours as it is, any other as `InferenceError`."""
     if isinstance(error, ParNetError):
         raise error
