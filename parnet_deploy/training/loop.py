@@ -13,7 +13,7 @@ import timm
 import torch
 
 import parnet_deploy
-from parnet_deploy.artifacts.files import refuse_existing
+from parnet_deploy.artifacts.files import refuse_file
 from parnet_deploy.artifacts.folders import card_path_of, open_card
 from parnet_deploy.artifacts.schemas import Card
 from parnet_deploy.datasets.images import ImageDataset
@@ -87,7 +87,7 @@ def check_output(output: Path, *, force: bool) -> None:
     if output.suffix != ".safetensors":
         raise CheckpointError("the name of a checkpoint must end in .safetensors", where=output)
     for path in (output, card_path_of(output)):
-        refuse_existing(path, force=force)
+        refuse_file(path, force=force)
 
 
 def _save_state(
