@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Literal
 
 from parnet_deploy.artifacts.files import read_manifest
+from parnet_deploy.artifacts.onnx_files import refuse_external_data
 from parnet_deploy.artifacts.schemas import SCHEMA_VERSION, Bundle, Card, Parent, Plan
 from parnet_deploy.errors import ArtifactError
 
@@ -66,6 +67,7 @@ def open_bundle(folder: Path) -> OpenBundle:
     manifest, sha256 = read_manifest(folder / "bundle.json", Bundle, kind="bundle", schema_version=SCHEMA_VERSION)
     for stage in manifest.stages:
         stage.file.check(folder / stage.file.name)
+        refuse_external_data(folder / stage.file.name)
     return OpenBundle(folder, manifest, sha256)
 
 
