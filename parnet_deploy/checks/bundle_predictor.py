@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from parnet_deploy.artifacts.folders import ArtifactKind, open_bundle
 from parnet_deploy.engines.onnxruntime import open_reference
+from parnet_deploy.runtime.dequantize import dequantized
 
 Array = NDArray[Any]
 
@@ -34,10 +35,11 @@ class BundlePredictor:
         return self.predict_tensors(images)[self._bundle.manifest.output]
 
     def predict_tensors(self, images: Array) -> dict[str, Array]:
-        """Return every tensor between the bundle's stages, and the logits."""
+        """Return every tensor between the bundle's stages, integers dequantised, and the logits."""
         batch = self._bundle.manifest.batch
         chunks = [self._run(images[i : i + batch.max], batch.min) for i in range(0, len(images), batch.max)]
-        return {name: np.concatenate([chunk[name] for chunk in chunks]) for name in chunks[0]}
+        tensors = {name: np.concatenate([chunk[name] for chunk in chunks]) for name in chunks[0]}
+        return dequantized(tensors, self._bundle.manifest.tensors)
 
     def _run(self, images: Array, least: int) -> dict[str, Array]:
         count = len(images)

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from parnet_deploy.artifacts.folders import ArtifactKind, kind_of
 from parnet_deploy.artifacts.schemas import Precision, Preprocessing
+from parnet_deploy.runtime.dequantize import dequantized
 from parnet_deploy.runtime.session import Session
 
 Array = NDArray[Any]
@@ -52,8 +53,8 @@ class PlanPredictor:
         return self._session.infer(images)
 
     def predict_tensors(self, images: Array) -> dict[str, Array]:
-        """Return every tensor between the plan's stages, and the logits."""
-        return self._session.infer_stages(images)
+        """Return every tensor between the plan's stages, integers dequantised, and the logits."""
+        return dequantized(self._session.infer_stages(images), self._session.plan.tensors)
 
 
 @contextmanager
