@@ -21,6 +21,7 @@ from parnet_deploy.cli.init import init
 from parnet_deploy.cli.inspect import inspect
 from parnet_deploy.cli.models import models
 from parnet_deploy.cli.plan import plan
+from parnet_deploy.cli.quantize import quantize
 from parnet_deploy.cli.run import run
 from parnet_deploy.cli.serve_bench import serve_bench
 from parnet_deploy.cli.train import train
@@ -44,6 +45,7 @@ for command, name, panel in (
     (models, "models", AUTHORING),
     (fuse, "fuse", AUTHORING),
     (export, "export", AUTHORING),
+    (quantize, "quantize", TARGET),
     (plan, "plan", TARGET),
     (build, "build", TARGET),
     (verify, "verify", TARGET),

@@ -1,0 +1,88 @@
+"""Write what was measured of each layer and tensor beside the bundle: `quantization.json` and a picture."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+from types import ModuleType
+
+from parnet_deploy.artifacts.files import write_manifest
+from parnet_deploy.artifacts.quantization import LayerKind, LayerSensitivity, QuantizationReport, TensorRange
+from parnet_deploy.artifacts.schemas import FileRecord
+from parnet_deploy.errors import MissingDependencyError
+from parnet_deploy.quantize.choose import Choice
+
+REPORT_NAME = "quantization.json"
+PICTURE_NAME = "sensitivity.png"
+
+# Okabe and Ito's colours, which colour-blind readers tell apart.
+_COLOURS: dict[LayerKind, str] = {"convolution": "#0072b2", "gate": "#e69f00", "linear": "#009e73"}
+
+
+def import_matplotlib() -> ModuleType:
+    """Import matplotlib's figures; raise `MissingDependencyError` if it is not installed."""
+    try:
+        import matplotlib.figure
+    except ImportError as error:
+        raise MissingDependencyError(
+            f"matplotlib, which draws the layers' sensitivity, cannot be imported ({error})",
+            remedy="pip install 'parnet-deploy[quantize]'",
+        ) from error
+    return matplotlib.figure
+
+
+def write_report(
+    folder: Path,
+    *,
+    name: str,
+    choice: Choice,
+    layers: tuple[LayerSensitivity, ...],
+    tensors: tuple[str, ...],
+) -> tuple[FileRecord, FileRecord]:
+    """Write the report and the picture; return their records."""
+    report = QuantizationReport(
+        name=name,
+        methods=choice.scores,
+        layers=layers,
+        tensors=tuple(_describe(tensor, choice) for tensor in tensors),
+        sqnr_db=choice.sqnr_db,
+        sqnr_db_without_bias_correction=choice.sqnr_db_without_correction,
+    )
+    write_manifest(folder / REPORT_NAME, report)
+    (folder / PICTURE_NAME).write_bytes(sensitivity_png(report))
+    return FileRecord.of(folder / REPORT_NAME), FileRecord.of(folder / PICTURE_NAME)
+
+
+def _describe(name: str, choice: Choice) -> TensorRange:
+    steps = choice.recipe.steps[name]
+    return TensorRange(
+        name=name,
+        seen=choice.seen[name],
+        chosen=choice.ranges[name],
+        scale=float(steps.scale),
+        zero_point=steps.zero_point,
+    )
+
+
+def sensitivity_png(report: QuantizationReport) -> bytes:
+    """Draw a bar for each layer, in the order of the graph: how far the logits' change lies below them, in dB."""
+    count = len(report.layers)
+    figure = import_matplotlib().Figure(figsize=(max(6.0, 0.22 * count + 1.5), 4.8), layout="constrained")
+    axes = figure.subplots()
+    for kind, colour in _COLOURS.items():
+        places = [place for place, layer in enumerate(report.layers) if layer.kind == kind]
+        heights = [report.layers[place].sqnr_db for place in places]
+        axes.bar(places, heights, color=colour, label=kind)
+    left = [place for place, layer in enumerate(report.layers) if layer.is_float]
+    if left:
+        heights = [report.layers[place].sqnr_db for place in left]
+        axes.bar(left, heights, facecolor="none", edgecolor="black", hatch="///", label="left in float")
+    axes.axhline(report.sqnr_db, color="black", linestyle="--", linewidth=1, label="all layers together")
+    axes.set_title(f"{report.name}: what quantising one layer alone does to the logits", fontsize="medium")
+    axes.set(ylabel="signal to noise of the logits (dB)", xlim=(-0.8, count - 0.2))
+    axes.set_xticks(range(count), [layer.name for layer in report.layers], rotation=90, fontsize=6)
+    axes.grid(axis="y", alpha=0.3)
+    figure.legend(fontsize="small", ncols=5, loc="outside lower center")
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=150, metadata={"Software": None})
+    return buffer.getvalue()
