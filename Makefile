@@ -7,12 +7,12 @@ STAMP := $(VENV)/.installed
 # The Python bindings of both major versions of TensorRT, without its libraries: the tests check every call against them.
 BINDINGS := .cache/tensorrt-bindings
 
-.PHONY: help setup demo test check format clean trt-bindings
+.PHONY: help setup demo test check format clean trt-bindings pycuda
 
 help:
 	@echo "make setup    make $(VENV) and install everything, pinned by constraints.txt"
 	@echo "make demo     train, fuse, export, build, run, verify and benchmark; ends with out/demo/report.html"
-	@echo "make test     ruff, mypy, import-linter and all tests; fetches TensorRT's Python bindings to check calls against"
+	@echo "make test     ruff, mypy, import-linter and all tests; fetches TensorRT's Python bindings and builds pycuda for them"
 	@echo "make check    ruff, mypy and import-linter only"
 	@echo "make format   format the code"
 	@echo "make clean    remove what demo wrote and the caches"
@@ -37,7 +37,7 @@ check: setup
 	$(BIN)/lint-imports
 
 # One thread a process: the tests run two at a time.
-test: check trt-bindings
+test: check trt-bindings pycuda
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal --durations 10
 
 trt-bindings: $(BINDINGS)/10 $(BINDINGS)/11
@@ -46,6 +46,10 @@ $(BINDINGS)/10 $(BINDINGS)/11: | $(STAMP)
 	$(BIN)/python -m pip install --quiet --no-deps --target $@.partial \
 		$(if $(filter %/10,$@),tensorrt-cu12-bindings==10.13.3.9,tensorrt-cu13-bindings==11.4.0.106)
 	@mv $@.partial $@
+
+# Once, into .cache/; the tests go without where it cannot be built, and say why.
+pycuda: setup
+	-@$(BIN)/python -m tests.cuda_sim.build_pycuda
 
 format: setup
 	$(BIN)/ruff check --fix .

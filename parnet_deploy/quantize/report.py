@@ -2,33 +2,24 @@
 
 from __future__ import annotations
 
-import io
 from pathlib import Path
 from types import ModuleType
 
 from parnet_deploy.artifacts.files import write_manifest
 from parnet_deploy.artifacts.quantization import LayerKind, LayerSensitivity, QuantizationReport, TensorRange
 from parnet_deploy.artifacts.schemas import FileRecord
-from parnet_deploy.errors import MissingDependencyError
 from parnet_deploy.quantize.choose import Choice
+from parnet_deploy.reporting import figures
 
 REPORT_NAME = "quantization.json"
 PICTURE_NAME = "sensitivity.png"
 
-# Okabe and Ito's colours, which colour-blind readers tell apart.
-_COLOURS: dict[LayerKind, str] = {"convolution": "#0072b2", "gate": "#e69f00", "linear": "#009e73"}
+_KINDS: tuple[LayerKind, ...] = ("convolution", "gate", "linear")
 
 
 def import_matplotlib() -> ModuleType:
     """Import matplotlib's figures; raise `MissingDependencyError` if it is not installed."""
-    try:
-        import matplotlib.figure
-    except ImportError as error:
-        raise MissingDependencyError(
-            f"matplotlib, which draws the layers' sensitivity, cannot be imported ({error})",
-            remedy="pip install 'parnet-deploy[quantize]'",
-        ) from error
-    return matplotlib.figure
+    return figures.import_matplotlib(remedy='pip install "parnet-deploy[quantize]"')
 
 
 def write_report(
@@ -69,7 +60,7 @@ def sensitivity_png(report: QuantizationReport) -> bytes:
     count = len(report.layers)
     figure = import_matplotlib().Figure(figsize=(max(6.0, 0.22 * count + 1.5), 4.8), layout="constrained")
     axes = figure.subplots()
-    for kind, colour in _COLOURS.items():
+    for kind, colour in zip(_KINDS, figures.COLOURS, strict=False):
         places = [place for place, layer in enumerate(report.layers) if layer.kind == kind]
         heights = [report.layers[place].sqnr_db for place in places]
         axes.bar(places, heights, color=colour, label=kind)
@@ -83,6 +74,4 @@ def sensitivity_png(report: QuantizationReport) -> bytes:
     axes.set_xticks(range(count), [layer.name for layer in report.layers], rotation=90, fontsize=6)
     axes.grid(axis="y", alpha=0.3)
     figure.legend(fontsize="small", ncols=5, loc="outside lower center")
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=150, metadata={"Software": None})
-    return buffer.getvalue()
+    return figures.png_of(figure)

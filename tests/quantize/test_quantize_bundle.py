@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -9,16 +10,16 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
-from PIL import Image
 
 from parnet_deploy.artifacts.folders import open_bundle, open_plan
 from parnet_deploy.artifacts.schemas import Bundle
 from parnet_deploy.checks.bundle_predictor import BundlePredictor
 from parnet_deploy.checks.predictors import open_predictor
+from parnet_deploy.cli.main import run_app
 from parnet_deploy.datasets.synthetic import random_images
 from parnet_deploy.engines import build_plan
 from parnet_deploy.engines.options import BuildOptions, TensorRTOptions
-from parnet_deploy.errors import ArtifactError, CheckFailedError, EngineError, OutputExistsError, QuantizationError
+from parnet_deploy.errors import ArtifactError, EngineError, OutputExistsError, QuantizationError
 from parnet_deploy.quantize import QuantizeOptions, quantize_bundle
 
 Quantized = Callable[[str, str, str], Path]
@@ -184,19 +185,17 @@ def test_the_reports_files_are_checked(small_quantized: Quantized, tmp_path: Pat
         open_bundle(copied)
 
 
-def test_blank_images_to_calibrate_on_do_not_pass(small_bundle: Path, tmp_path: Path, photographs: Path) -> None:
-    """Ranges of a blank image clip everything else."""
-    for part in ("train", "val"):
-        for label in range(5):
-            (tmp_path / "data" / part / str(label)).mkdir(parents=True)
-    for number, path in enumerate(sorted(photographs.iterdir())):
-        with Image.open(path) as picture:
-            picture.save(tmp_path / "data" / "val" / str(number % 5) / path.name)
-        Image.new("RGB", (32, 32), (124, 116, 104)).save(tmp_path / "data" / "train" / str(number % 5) / path.name)
-    options = QuantizeOptions(images=8, max_drop=0.5, max_float_share=0.1)
-    with pytest.raises(CheckFailedError, match="nothing was written"):
-        quantize_bundle(small_bundle, str(tmp_path / "data"), tmp_path / "out", options)
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["data"]
+def test_an_impossible_gate_writes_nothing(
+    small_bundle: Path, photographs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = ["quantize", str(small_bundle), "--data", str(photographs), "-o", str(tmp_path / "out" / "int8")]
+    assert run_app([*arguments, "--images", "8", "--max-drop", "-1", "--max-float-share", "0.1"]) == 1
+    message = capsys.readouterr().err
+    assert re.search(r"top-1 agreement with the float network drops by \d+\.\d\d points from 100.00% to ", message)
+    # It was tried with more and more layers in float.
+    assert re.search(r"with \d+ layers \(\d+% of the operations\) left in float; at most -1 may be lost", message)
+    assert "nothing was written" in message
+    assert not list(tmp_path.rglob("*.*"))
 
 
 def test_what_cannot_be_quantised_is_refused(
