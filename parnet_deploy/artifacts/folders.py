@@ -66,6 +66,9 @@ def open_bundle(folder: Path) -> OpenBundle:
     manifest, sha256 = read_manifest(folder / "bundle.json", Bundle, kind="bundle", schema_version=SCHEMA_VERSION)
     for stage in manifest.stages:
         stage.file.check(folder / stage.file.name)
+    if manifest.quantization is not None:
+        manifest.quantization.report.check(folder / manifest.quantization.report.name)
+        manifest.quantization.picture.check(folder / manifest.quantization.picture.name)
     return OpenBundle(folder, manifest, sha256)
 
 

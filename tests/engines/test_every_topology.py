@@ -23,8 +23,8 @@ from parnet_deploy.engines.onnx_to_torch import torch_graph_from_onnx
 from parnet_deploy.engines.onnxruntime import open_reference
 from parnet_deploy.errors import EngineError
 from parnet_deploy.export import ExportOptions, bundle, export_bundle
-from parnet_deploy.export.half import relative_difference
 from parnet_deploy.fusion import fuse
+from parnet_deploy.graphs.half import relative_difference
 from parnet_deploy.models.checkpoints import save_checkpoint
 from parnet_deploy.models.initialization import create_random_network
 from parnet_deploy.models.variants import VARIANTS
