@@ -352,12 +352,26 @@ class DeviceRecord(Frozen):
 
 
 class EngineRecord(Frozen):
-    """The engine of one stage; `layers` counts what it was built from by type, where the backend tells."""
+    """The engine of one stage; `layers` counts what it was built from by type, where the backend tells.
+
+    `weights` is a second file, for backends that map weights into memory where they lie.
+    """
 
     stage: StageName
     file: FileRecord
+    weights: FileRecord | None = None
     threads: Positive = 1
     layers: dict[str, int] = {}
+
+    @property
+    def files(self) -> tuple[FileRecord, ...]:
+        """All files of the engine."""
+        return (self.file,) if self.weights is None else (self.file, self.weights)
+
+    @property
+    def size_bytes(self) -> int:
+        """Bytes of all its files."""
+        return sum(file.size_bytes for file in self.files)
 
 
 class Plan(Graph):

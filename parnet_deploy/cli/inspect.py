@@ -124,9 +124,9 @@ def _plan_files(opened: OpenPlan) -> Table:
     table = Table("engine", "size", "sha256", "lane", "threads" if on_cpu else "layers", box=None)
     for engine in plan.engines:
         table.add_row(
-            engine.file.name,
-            format_bytes(engine.file.size_bytes),
-            engine.file.sha256[:12],
+            "\n".join(file.name for file in engine.files),
+            "\n".join(format_bytes(file.size_bytes) for file in engine.files),
+            "\n".join(file.sha256[:12] for file in engine.files),
             str(plan.placement[engine.stage]),
             str(engine.threads) if on_cpu else ", ".join(f"{n} {kind.lower()}" for kind, n in engine.layers.items()),
         )
@@ -164,7 +164,7 @@ def _timeline(opened: OpenPlan, *, measure: bool) -> list[RenderableType]:
             (spans,) = session.profile(zeros)
         title = "timeline of one measured request"
     else:
-        sizes = {engine.stage: engine.file.size_bytes / 2**20 for engine in plan.engines}
+        sizes = {engine.stage: engine.size_bytes / 2**20 for engine in plan.engines}
         spans = simulate(plan.schedule, {name: max(size, 1e-3) for name, size in sizes.items()})
         title = "timeline if a stage took one millisecond per MiB of its engine (not measured)"
     from rich.text import Text

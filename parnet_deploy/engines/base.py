@@ -38,6 +38,11 @@ class StageSpec:
         return {**self.inputs, **self.outputs}
 
 
+def weights_path(engine_path: Path) -> Path:
+    """Return where an engine's weights are, for backends that map them into memory instead of reading them."""
+    return engine_path.with_name(f"{engine_path.name}.weights")
+
+
 def stage_spec(stage: Stage, graph: Graph, lane: Lane, threads: int, *, is_alone: bool) -> StageSpec:
     """Collect from the graph what belongs to one stage."""
     return StageSpec(
@@ -125,8 +130,9 @@ class Backend(Protocol):
     ) -> Mapping[str, int]:
         """Write the engine of a stage and return how many layers of each type went in, where the backend tells.
 
-        Stages of different devices are built at the same time; a backend whose builds are long calls `report` while it
-        builds. Raises `EngineError` naming the stage if it fails or is told to stop.
+        The weights may go to a file of their own, at `weights_path(engine_path)`. Stages of different devices are built
+        at the same time; a backend whose builds are long calls `report` while it builds. Raises `EngineError` naming
+        the stage if it fails or is told to stop.
         """
 
     def load(self, engine_path: Path, spec: StageSpec) -> Engine | DeviceEngine:

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from parnet_deploy.artifacts.cuda_options import CudaOptions
 from parnet_deploy.artifacts.folders import OpenPlan, open_plan
 from parnet_deploy.artifacts.schemas import Plan
+from parnet_deploy.engines.registry import import_backend
 from parnet_deploy.errors import EngineError, InferenceError, ParNetError
 from parnet_deploy.planning.schedule import HOST
 from parnet_deploy.planning.timeline import Span
@@ -90,7 +91,7 @@ class Session:
         """
         if pipelines < 1:
             raise InferenceError(f"a session with {pipelines} pipelines cannot answer", remedy="pass at least 1")
-        opened = open_plan(Path(plan))
+        opened = open_plan(Path(plan), meanwhile=lambda manifest: import_backend(manifest.backend))
         return cls(opened, open_executor(opened, cuda), pipelines)
 
     @property
