@@ -7,13 +7,20 @@ STAMP := $(VENV)/.installed
 # The Python bindings of both major versions of TensorRT, without its libraries: the tests check every call against them.
 BINDINGS := .cache/tensorrt-bindings
 
-.PHONY: help setup demo test check format clean trt-bindings
+# ncnn's own converter, one static program, to compare with.
+PNNX := .cache/pnnx
+
+# What `python -m benchmarks` is asked for; nothing is everything, overnight.
+BENCH ?=
+
+.PHONY: help setup demo test check format clean trt-bindings bench pnnx
 
 help:
 	@echo "make setup    make $(VENV) and install everything, pinned by constraints.txt"
 	@echo "make demo     train, fuse, export, build, run, verify and benchmark; ends with out/demo/report.html"
 	@echo "make test     ruff, mypy, import-linter and all tests; fetches TensorRT's Python bindings to check calls against"
 	@echo "make check    ruff, mypy and import-linter only"
+	@echo "make bench    measure everything beside its peers, overnight; goes on where it stopped; BENCH=--quick takes minutes"
 	@echo "make format   format the code"
 	@echo "make clean    remove what demo wrote and the caches"
 
@@ -45,6 +52,15 @@ trt-bindings: $(BINDINGS)/10 $(BINDINGS)/11
 $(BINDINGS)/10 $(BINDINGS)/11: | $(STAMP)
 	$(BIN)/python -m pip install --quiet --no-deps --target $@.partial \
 		$(if $(filter %/10,$@),tensorrt-cu12-bindings==10.13.3.9,tensorrt-cu13-bindings==11.4.0.106)
+	@mv $@.partial $@
+
+bench: setup pnnx
+	$(BIN)/python -m benchmarks $(BENCH)
+
+pnnx: $(PNNX)
+
+$(PNNX): | $(STAMP)
+	$(BIN)/python -m pip install --quiet --no-deps --target $@.partial pnnx==20261020
 	@mv $@.partial $@
 
 format: setup
