@@ -354,13 +354,15 @@ class DeviceRecord(Frozen):
 class EngineRecord(Frozen):
     """The engine of one stage; `layers` counts what it was built from by type, where the backend tells.
 
-    `weights` is a second file, for backends that map weights into memory where they lie.
+    `weights` is a second file, for backends that map weights into memory where they lie. `cores` are the logical cores
+    of this machine that the stage's threads are kept on; by default the system places them.
     """
 
     stage: StageName
     file: FileRecord
     weights: FileRecord | None = None
     threads: Positive = 1
+    cores: tuple[Annotated[int, Field(ge=0)], ...] = ()
     layers: dict[str, int] = {}
 
     @property

@@ -22,7 +22,10 @@ Report = Callable[[str], bool]
 
 @dataclass(frozen=True)
 class StageSpec:
-    """What a backend has to know of a stage; `is_alone` if it is the only stage of its plan."""
+    """What a backend has to know of a stage; `is_alone` if it is the only stage of its plan.
+
+    `cores` are what its threads are to be kept on, as far as the backend can; there are as many as threads, or none.
+    """
 
     name: str
     inputs: Mapping[str, TensorSpec]
@@ -31,6 +34,7 @@ class StageSpec:
     lane: Lane
     threads: int
     is_alone: bool
+    cores: tuple[int, ...] = ()
 
     @property
     def tensors(self) -> dict[str, TensorSpec]:
@@ -43,7 +47,9 @@ def weights_path(engine_path: Path) -> Path:
     return engine_path.with_name(f"{engine_path.name}.weights")
 
 
-def stage_spec(stage: Stage, graph: Graph, lane: Lane, threads: int, *, is_alone: bool) -> StageSpec:
+def stage_spec(
+    stage: Stage, graph: Graph, lane: Lane, threads: int, *, is_alone: bool, cores: tuple[int, ...] = ()
+) -> StageSpec:
     """Collect from the graph what belongs to one stage."""
     return StageSpec(
         name=stage.name,
@@ -53,6 +59,7 @@ def stage_spec(stage: Stage, graph: Graph, lane: Lane, threads: int, *, is_alone
         lane=lane,
         threads=threads,
         is_alone=is_alone,
+        cores=cores,
     )
 
 

@@ -19,7 +19,7 @@ import onnxruntime
 
 from parnet_deploy.artifacts.schemas import DeviceRecord, Lane, TensorSpec
 from parnet_deploy.engines.base import Array, Report, StageSpec, check_binding, weights_path
-from parnet_deploy.engines.cpu import cpu_record
+from parnet_deploy.engines.cpu import cpu_record, usable_cores
 from parnet_deploy.engines.options import BuildOptions, refuse_gpu_options
 from parnet_deploy.errors import EngineError
 from parnet_deploy.planning.placement import device_lanes
@@ -42,6 +42,10 @@ def _session_options(spec: StageSpec) -> Any:
     # two cores), but take the cores from the stages that run next: two stages of two threads in turn took 11 ms
     # with spinning and 5.7 without, a stem, three streams and a join 25-30 ms and 16.
     options.add_session_config_entry("session.intra_op.allow_spinning", "1" if spec.is_alone else "0")
+    if len(spec.cores) > 1 and set(spec.cores) <= set(usable_cores()):
+        # The first of the threads is the caller. ONNX Runtime counts cores from 1.
+        affinities = ";".join(str(core + 1) for core in spec.cores[1:])
+        options.add_session_config_entry("session.intra_op_thread_affinities", affinities)
     return options
 
 

@@ -14,6 +14,7 @@ import numpy as np
 from parnet_deploy.artifacts.folders import OpenPlan
 from parnet_deploy.artifacts.schemas import Copy, Lane, Launch, Plan, Record, Wait
 from parnet_deploy.engines.base import Array, BoundEngine, Engine
+from parnet_deploy.engines.cpu import keep_on_cores
 from parnet_deploy.engines.load import load_engines, open_backend
 from parnet_deploy.errors import EngineError, InferenceError, ParNetError
 from parnet_deploy.planning.schedule import HOST, add_host_sync
@@ -60,7 +61,7 @@ class CpuPipeline:
         self._trace: list[tuple[str, float, float]] | None = None
         self._stopped = False
         self._workers = [
-            Thread(target=self._serve, args=(index, steps[0].wait), name=f"parnet {lane}", daemon=True)
+            Thread(target=self._serve, args=(index, steps[0].wait, lane), name=f"parnet {lane}", daemon=True)
             for index, (lane, steps) in enumerate(self._lanes.items())
             if lane != self._home
         ]
@@ -171,8 +172,10 @@ class CpuPipeline:
             bound.append(step)
         return tuple(bound)
 
-    def _serve(self, index: int, start: Signal) -> None:
+    def _serve(self, index: int, start: Signal, lane: Lane) -> None:
         """Serve a lane, request after request; that it begins by waiting for `start` is `add_host_sync`'s doing."""
+        engines = [record for record in self._plan.engines if self._plan.placement[record.stage] == lane]
+        keep_on_cores({core for record in engines for core in record.cores})
         while True:
             start.get()
             if self._stopped or not self._execute(self._programs[index]):
