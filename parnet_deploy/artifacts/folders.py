@@ -80,7 +80,8 @@ def open_plan(folder: Path, meanwhile: Callable[[Plan], object] = lambda _: None
     `meanwhile` is called with the manifest while files are hashed, for what needs none of them.
     """
     manifest, sha256 = read_manifest(folder / "plan.json", Plan, kind="plan", schema_version=SCHEMA_VERSION)
-    with _checking(folder, [file for engine in manifest.engines for file in engine.files]):
+    records = [] if manifest.tuning is None else [manifest.tuning.record]
+    with _checking(folder, [*records, *(file for engine in manifest.engines for file in engine.files)]):
         meanwhile(manifest)
     return OpenPlan(folder, manifest, sha256)
 

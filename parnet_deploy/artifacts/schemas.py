@@ -376,6 +376,18 @@ class EngineRecord(Frozen):
         return sum(file.size_bytes for file in self.files)
 
 
+class TuningSummary(Frozen):
+    """That a plan was chosen by measurement: how many candidates were tried, and the record of all of them.
+
+    `latency_ms` is the median of a request of the batch that the plan is best at.
+    """
+
+    record: FileRecord
+    chosen: str
+    tried: Positive
+    latency_ms: Annotated[float, Field(gt=0, allow_inf_nan=False)]
+
+
 class Plan(Graph):
     """`plan.json`: engines for the stages of a bundle, where they run, and the commands that run them."""
 
@@ -388,6 +400,7 @@ class Plan(Graph):
     engines: tuple[EngineRecord, ...]
     placement: dict[StageName, Lane]
     schedule: tuple[Command, ...]
+    tuning: TuningSummary | None = None
 
     @model_validator(mode="after")
     def _plan_fits(self) -> Self:

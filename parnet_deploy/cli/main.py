@@ -24,6 +24,7 @@ from parnet_deploy.cli.plan import plan
 from parnet_deploy.cli.run import run
 from parnet_deploy.cli.serve_bench import serve_bench
 from parnet_deploy.cli.train import train
+from parnet_deploy.cli.tune import tune
 from parnet_deploy.cli.verify import verify
 from parnet_deploy.errors import MissingDependencyError, ParNetError
 
@@ -46,6 +47,7 @@ for command, name, panel in (
     (export, "export", AUTHORING),
     (plan, "plan", TARGET),
     (build, "build", TARGET),
+    (tune, "tune", TARGET),
     (verify, "verify", TARGET),
     (run, "run", TARGET),
     (evaluate, "evaluate", TARGET),

@@ -13,7 +13,7 @@ from PIL import Image
 from parnet_deploy.cli.main import app
 
 COMMANDS = ["train", "import", "init", "models", "fuse", "export", "build", "verify", "run", "evaluate", "serve-bench"]
-COMMANDS += ["inspect", "doctor", "plan"]
+COMMANDS += ["inspect", "doctor", "plan", "tune"]
 
 
 def test_every_command_is_here() -> None:
