@@ -13,12 +13,12 @@ PNNX := .cache/pnnx
 # What `python -m benchmarks` is asked for; nothing is everything, overnight.
 BENCH ?=
 
-.PHONY: help setup demo test check format clean trt-bindings bench pnnx
+.PHONY: help setup demo test check format clean trt-bindings pycuda bench pnnx
 
 help:
 	@echo "make setup    make $(VENV) and install everything, pinned by constraints.txt"
 	@echo "make demo     train, fuse, export, build, run, verify and benchmark; ends with out/demo/report.html"
-	@echo "make test     ruff, mypy, import-linter and all tests; fetches TensorRT's Python bindings to check calls against"
+	@echo "make test     ruff, mypy, import-linter and all tests; fetches TensorRT's Python bindings and builds pycuda for them"
 	@echo "make check    ruff, mypy and import-linter only"
 	@echo "make bench    measure everything beside its peers, overnight; goes on where it stopped; BENCH=--quick takes minutes"
 	@echo "make format   format the code"
@@ -44,7 +44,7 @@ check: setup
 	$(BIN)/lint-imports
 
 # One thread a process: the tests run two at a time.
-test: check trt-bindings
+test: check trt-bindings pycuda
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal --durations 10
 
 trt-bindings: $(BINDINGS)/10 $(BINDINGS)/11
@@ -53,6 +53,10 @@ $(BINDINGS)/10 $(BINDINGS)/11: | $(STAMP)
 	$(BIN)/python -m pip install --quiet --no-deps --target $@.partial \
 		$(if $(filter %/10,$@),tensorrt-cu12-bindings==10.13.3.9,tensorrt-cu13-bindings==11.4.0.106)
 	@mv $@.partial $@
+
+# Once, into .cache/; the tests go without where it cannot be built, and say why.
+pycuda: setup
+	-@$(BIN)/python -m tests.cuda_sim.build_pycuda
 
 bench: setup pnnx
 	$(BIN)/python -m benchmarks $(BENCH)

@@ -36,6 +36,10 @@ class CheckpointError(ParNetError):
     """Weights that cannot be read, trusted or matched to a network."""
 
 
+class DownloadError(ParNetError):
+    """Weights that cannot be fetched, or that are not what was recorded when they were first seen."""
+
+
 class NetworkError(ParNetError):
     """A network configuration or input size that the architecture cannot take."""
 

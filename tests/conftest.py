@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING
 import pytest
 from hypothesis import settings
 
+from tests.summary import pytest_terminal_summary  # noqa: F401 (a hook of pytest)
+
 if TYPE_CHECKING:
     from parnet_deploy.artifacts.schemas import NetworkConfig
     from parnet_deploy.models.parnet import ParNet

@@ -7,10 +7,10 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
@@ -32,6 +32,11 @@ def sha256_of_file(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+def user_cache_dir(kind: str) -> Path:
+    """Return the user's cache folder for one kind of file: below `XDG_CACHE_HOME`, or `~/.cache`."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "parnet-deploy" / kind
+
+
 def refuse_existing(path: Path, *, force: bool) -> None:
     """Raise `OutputExistsError` if `path` exists and `force` is not set."""
     if path.exists() and not force:
@@ -47,7 +52,8 @@ def _temporary_sibling(path: Path) -> str:
     return f".{path.name}.partial-"
 
 
-def _unwritable(path: Path, error: OSError) -> ArtifactError:
+def unwritable(path: Path, error: OSError) -> ArtifactError:
+    """Return the error that says why a file or folder cannot be written."""
     return ArtifactError(
         f"cannot be written ({error.strerror or error})", where=path, remedy="check permissions and free space"
     )
@@ -66,7 +72,7 @@ def replacing_file(path: Path, *, force: bool) -> Iterator[Path]:
     try:
         handle, name = tempfile.mkstemp(prefix=prefix, suffix=path.suffix, dir=path.parent)
     except OSError as error:
-        raise _unwritable(path, error) from error
+        raise unwritable(path, error) from error
     os.close(handle)
     temporary = Path(name)
     try:
@@ -76,16 +82,25 @@ def replacing_file(path: Path, *, force: bool) -> Iterator[Path]:
         temporary.chmod(0o644)
         temporary.replace(path)
     except OSError as error:
-        raise _unwritable(path, error) from error
+        raise unwritable(path, error) from error
     finally:
         temporary.unlink(missing_ok=True)
 
 
+MANIFEST_NAMES = ("bundle.json", "plan.json", "report.json")
+
+
+def has_manifest(folder: Path) -> bool:
+    """Tell whether a folder is a bundle, a plan or a report."""
+    return any((folder / name).exists() for name in MANIFEST_NAMES)
+
+
 @contextmanager
-def replacing_folder(path: Path, *, force: bool) -> Iterator[Path]:
+def replacing_folder(path: Path, *, force: bool, is_ours: Callable[[Path], bool] = has_manifest) -> Iterator[Path]:
     """Yield a temporary folder beside `path` that takes its place only when the block ends well.
 
     An existing folder is replaced (with `force`) by two renames, so that a reader sees the old one or the new one.
+    Only a folder that `is_ours` says was written by this tool is replaced.
 
     Raises:
         OutputExistsError: `path` exists and `force` is not set.
@@ -94,7 +109,7 @@ def replacing_folder(path: Path, *, force: bool) -> Iterator[Path]:
     refuse_existing(path, force=force)
     if path.exists() and not path.is_dir():
         raise OutputExistsError("the output is a file, not a folder", where=path, remedy="choose another -o")
-    if path.is_dir() and any(path.iterdir()) and not any((path / name).exists() for name in MANIFEST_NAMES):
+    if path.is_dir() and any(path.iterdir()) and not is_ours(path):
         raise OutputExistsError(
             "the folder holds something that this tool did not write", where=path, remedy="choose another -o"
         )
@@ -102,7 +117,7 @@ def replacing_folder(path: Path, *, force: bool) -> Iterator[Path]:
     try:
         temporary = Path(tempfile.mkdtemp(prefix=prefix, dir=path.parent))
     except OSError as error:
-        raise _unwritable(path, error) from error
+        raise unwritable(path, error) from error
     try:
         yield temporary
         for file in temporary.iterdir():
@@ -115,7 +130,7 @@ def replacing_folder(path: Path, *, force: bool) -> Iterator[Path]:
         else:
             temporary.replace(path)
     except OSError as error:
-        raise _unwritable(path, error) from error
+        raise unwritable(path, error) from error
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
 
@@ -135,9 +150,6 @@ def _exchange_folder(path: Path, temporary: Path, prefix: str) -> None:
             shutil.rmtree(retired, ignore_errors=True)
 
 
-MANIFEST_NAMES = ("bundle.json", "plan.json", "report.json")
-
-
 def _sync(path: Path) -> None:
     with path.open("rb") as file:
         os.fsync(file.fileno())
@@ -153,6 +165,23 @@ def write_manifest(path: Path, manifest: BaseModel) -> None:
     path.write_bytes(manifest_bytes(manifest))
 
 
+def read_json(path: Path, *, kind: str) -> tuple[Any, bytes]:
+    """Read a small JSON file of a `kind` of artefact; return its content and its bytes.
+
+    Raises:
+        ArtifactError: unreadable, too large, or not JSON.
+    """
+    try:
+        if path.stat().st_size > _MAX_MANIFEST_BYTES:
+            raise ArtifactError(f"too large to be the manifest of a {kind}", where=path)
+        data = path.read_bytes()
+        return json.loads(data), data
+    except (ValueError, RecursionError) as error:
+        raise ArtifactError(f"not valid JSON ({error})", where=path, remedy=f"make the {kind} again") from error
+    except OSError as error:
+        raise ArtifactError(f"cannot be read ({error.strerror})", where=path) from error
+
+
 def read_manifest(path: Path, schema: type[ModelT], *, kind: str, schema_version: int) -> tuple[ModelT, str]:
     """Read and validate a manifest; return it with its sha256, the identity of the artefact.
 
@@ -161,15 +190,7 @@ def read_manifest(path: Path, schema: type[ModelT], *, kind: str, schema_version
     """
     if not path.is_file():
         raise ArtifactError(f"no {path.name} here, so this is no {kind}", where=path.parent, remedy=f"pass a {kind}")
-    try:
-        if path.stat().st_size > _MAX_MANIFEST_BYTES:
-            raise ArtifactError(f"too large to be the manifest of a {kind}", where=path)
-        data = path.read_bytes()
-        content = json.loads(data)
-    except (ValueError, RecursionError) as error:
-        raise ArtifactError(f"not valid JSON ({error})", where=path, remedy=f"make the {kind} again") from error
-    except OSError as error:
-        raise ArtifactError(f"cannot be read ({error.strerror})", where=path) from error
+    content, data = read_json(path, kind=kind)
     found_kind = content.get("kind") if isinstance(content, dict) else None
     if found_kind != kind:
         raise ArtifactError(f"the manifest is of kind {found_kind!r}, not {kind!r}", where=path)
@@ -180,9 +201,14 @@ def read_manifest(path: Path, schema: type[ModelT], *, kind: str, schema_version
             where=path,
             remedy=f"make the {kind} again, or use the version of parnet-deploy that wrote it",
         )
+    return validate(schema, content, where=path, remedy=f"make the {kind} again"), sha256_of_bytes(data)
+
+
+def validate(schema: type[ModelT], content: Any, *, where: Path, remedy: str) -> ModelT:
+    """Validate what a JSON file holds; raise `ArtifactError` naming the first field that does not fit."""
     try:
-        return schema.model_validate(content), sha256_of_bytes(data)
+        return schema.model_validate(content)
     except ValidationError as error:
         first = error.errors(include_url=False, include_context=False)[0]
         field = ".".join(str(part) for part in first["loc"])
-        raise ArtifactError(f"field {field!r}: {first['msg']}", where=path, remedy=f"make the {kind} again") from error
+        raise ArtifactError(f"field {field!r}: {first['msg']}", where=where, remedy=remedy) from error

@@ -9,6 +9,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from parnet_deploy.artifacts.folders import ArtifactKind, open_bundle
+from parnet_deploy.checks.graph_layers import GraphLayers
+from parnet_deploy.checks.layers import Layers
+from parnet_deploy.checks.provenance import bundle_record
 from parnet_deploy.engines.onnxruntime import open_reference
 
 Array = NDArray[Any]
@@ -22,12 +25,15 @@ class BundlePredictor:
     def __init__(self, folder: Path) -> None:
         self._bundle = open_bundle(folder)
         manifest = self._bundle.manifest
+        self.record = bundle_record(self._bundle)
+        self.network = manifest.network
         self.form = manifest.form
         self.precision = manifest.precision
         self.preprocessing = manifest.preprocessing
         self.label_names = manifest.label_names
         self.num_classes = manifest.network.num_classes
         self._sessions = [(stage, open_reference(self._bundle.file_of(stage.name))) for stage in manifest.stages]
+        self._layers: GraphLayers | None = None
 
     def predict(self, images: Array) -> Array:
         """Return logits."""
@@ -38,6 +44,15 @@ class BundlePredictor:
         batch = self._bundle.manifest.batch
         chunks = [self._run(images[i : i + batch.max], batch.min) for i in range(0, len(images), batch.max)]
         return {name: np.concatenate([chunk[name] for chunk in chunks]) for name in chunks[0]}
+
+    def predict_layers(self, images: Array) -> Layers:
+        """Return every block's tensor, with a copy for each stage that computes it."""
+        if self._layers is None:
+            stages = self._bundle.manifest.stages
+            self._layers = GraphLayers(
+                self._bundle.manifest, [(stage, self._bundle.file_of(stage.name)) for stage in stages]
+            )
+        return self._layers.read(images, self.predict_tensors(images))
 
     def _run(self, images: Array, least: int) -> dict[str, Array]:
         count = len(images)

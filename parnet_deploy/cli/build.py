@@ -37,7 +37,10 @@ def build(
     bundle: Annotated[Path, typer.Argument(help="Bundle folder.", show_default=False)],
     output: Annotated[Path, typer.Option("--output", "-o", help="Plan folder to write.")],
     backend: Annotated[
-        str, typer.Option(help="Which engines: onnxruntime, tensorrt, or null to time the harness.")
+        str,
+        typer.Option(
+            help="CPU: onnxruntime, ncnn, openvino. GPUs: tensorrt, onnxruntime-cuda. Either: torch. Harness: null."
+        ),
     ] = "onnxruntime",
     threads: Annotated[
         int | None, typer.Option(min=1, help="Cores that the plan may use; default: all that this process has.")
@@ -50,6 +53,7 @@ def build(
         Path | None,
         typer.Option(metavar="FILE", help='Where stages run: {"STAGE": "cuda:0/0"}, or what `plan --json` printed.'),
     ] = None,
+    tf32: Annotated[bool, typer.Option("--tf32", help="Let GPUs round float32 to TF32.")] = False,
     compute_capability: Annotated[
         str | None,
         typer.Option(
@@ -79,9 +83,6 @@ def build(
     ] = False,
     detailed_profiling: Annotated[
         bool, typer.Option("--detailed-profiling", help="Keep layer details.", rich_help_panel=_TENSORRT)
-    ] = False,
-    tf32: Annotated[
-        bool, typer.Option("--tf32", help="Let float32 be rounded to TF32.", rich_help_panel=_TENSORRT)
     ] = False,
     engine_cache: Annotated[
         Path | None,
@@ -116,6 +117,7 @@ def build(
     options = BuildOptions(
         devices=None if devices is None else parse_devices(devices),
         placement=None if placement is None else read_placement(placement, open_bundle(bundle).manifest.partition),
+        tf32=tf32,
         tensorrt=TensorRTOptions(
             flavour=None if trt_flavour is None else trt_flavour.value,
             compute_capabilities=() if compute_capability is None else parse_compute_capabilities(compute_capability),
@@ -125,7 +127,6 @@ def build(
             version_compatible=version_compatible,
             refit=refit,
             detailed_profiling=detailed_profiling,
-            tf32=tf32,
             cache_dir=engine_cache or (default_cache_dir() if is_cached else None),
         ),
     )

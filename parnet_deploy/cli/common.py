@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from enum import StrEnum
 from pathlib import Path
@@ -12,7 +12,17 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console, RenderableType
-from rich.progress import BarColumn, Progress, ProgressColumn, SpinnerColumn, TextColumn, TimeElapsedColumn
+from rich.progress import (
+    BarColumn,
+    DownloadColumn,
+    Progress,
+    ProgressColumn,
+    SpinnerColumn,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+    TransferSpeedColumn,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -131,6 +141,28 @@ def progress_bar(description: str, total: int) -> Iterator[Progress]:
     with _progress(*columns) as progress:
         progress.add_task(description, total=total)
         yield progress
+
+
+@contextmanager
+def download_bar() -> Iterator[Callable[[str, int, int | None], None]]:
+    """Show bytes, speed and time left on stderr; yield a function of what is going on, bytes done and bytes in all."""
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        DownloadColumn(binary_units=True),
+        TransferSpeedColumn(),
+        TimeRemainingColumn(),
+    )
+    with _progress(*columns) as progress:
+        task = progress.add_task("", total=None)
+
+        def show(what: str, done: int, total: int | None) -> None:
+            if what != progress.tasks[0].description:  # bytes that were there before are not part of the speed
+                progress.reset(task, description=what, completed=done, total=total)
+            else:
+                progress.update(task, completed=done, total=total)
+
+        yield show
 
 
 def format_bytes(size: float) -> str:

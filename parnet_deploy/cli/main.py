@@ -16,11 +16,13 @@ from parnet_deploy.cli.doctor import doctor
 from parnet_deploy.cli.evaluate import evaluate
 from parnet_deploy.cli.export import export
 from parnet_deploy.cli.fuse import fuse
+from parnet_deploy.cli.hub_export import hub_export
 from parnet_deploy.cli.import_ import import_
 from parnet_deploy.cli.init import init
 from parnet_deploy.cli.inspect import inspect
 from parnet_deploy.cli.models import models
 from parnet_deploy.cli.plan import plan
+from parnet_deploy.cli.pull import pull
 from parnet_deploy.cli.run import run
 from parnet_deploy.cli.serve_bench import serve_bench
 from parnet_deploy.cli.train import train
@@ -40,11 +42,13 @@ AUTHORING = "Authoring (needs torch)"
 TARGET = "Target (no torch)"
 for command, name, panel in (
     (train, "train", AUTHORING),
+    (pull, "pull", AUTHORING),
     (import_, "import", AUTHORING),
     (init, "init", AUTHORING),
     (models, "models", AUTHORING),
     (fuse, "fuse", AUTHORING),
     (export, "export", AUTHORING),
+    (hub_export, "hub-export", AUTHORING),
     (plan, "plan", TARGET),
     (build, "build", TARGET),
     (tune, "tune", TARGET),
@@ -82,12 +86,15 @@ _EXTRA_OF = {
     "accelerate": "author",
     "safetensors": "author",
     "torchmetrics": "author",
+    "huggingface_hub": "author",
     "sklearn": "author",
     "onnx_ir": "author",
     "onnxscript": "author",
     "onnxsim": "author",
     "onnxruntime": "onnxruntime",
     "onnx": "onnxruntime",
+    "filelock": "pull",
+    "httpx2": "pull",
     "mlperf_loadgen": "bench",
     "matplotlib": "bench",
 }

@@ -33,7 +33,7 @@ def plan(
     devices: Annotated[int, typer.Option(min=1, max=8, help="Equal GPUs that may be used.")] = 1,
     streams: Annotated[int, typer.Option(min=1, max=8, help="CUDA streams that may be used of each GPU.")] = 1,
     link: Annotated[
-        str, typer.Option(metavar="NAME|FILE", help="nvlink4, pcie4x16, pcie3x16, or a measured one as JSON.")
+        str, typer.Option(metavar="NAME|FILE", help="nvlink4, pcie4x16, pcie3x16, or what doctor --links -o wrote.")
     ] = "pcie4x16",
     staged: Annotated[
         bool, typer.Option("--staged", help="GPUs cannot reach each other: copy through the host's memory.")
@@ -129,7 +129,7 @@ def _find_link(name: str, *, staged: bool) -> Link:
             raise ArtifactError(f"{field}: {first['msg']}", where=name, remedy=f"give: {fields}") from error
         except (ValueError, RecursionError) as error:
             raise ArtifactError(f"not valid JSON ({error})", where=name) from error
-    return found.model_copy(update={"peer": False}) if staged else found
+    return found.staged() if staged else found
 
 
 def _check_comparable(opened: list[OpenBundle]) -> None:
@@ -213,15 +213,7 @@ def _assumptions(opened: list[OpenBundle], stage_times: list[StageTimes], link: 
             b.manifest.partition for b, found in zip(opened, stage_times, strict=True) if found.source == source
         )
         lines.append(f"stage times ({of}): {source}")
-    between = (
-        f"{link.latency_us:g} us + bytes at {link.bandwidth_gb_s:.3g} GB/s"
-        if link.peer
-        else "staged, twice the way to the host"
-    )
-    lines.append(
-        f"link {link.name}: between GPUs {between}; host {link.host_latency_us:g} us + bytes at "
-        f"{link.host_bandwidth_gb_s:.3g} GB/s"
-    )
+    lines.append(f"link {link.name}: {link.description}")
     lines.append("not modelled: copies that share a link, the host's time to launch")
     if streams > 1:
         lines.append(

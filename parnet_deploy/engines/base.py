@@ -97,14 +97,16 @@ class BoundDeviceEngine(Protocol):
 class DeviceEngine(Protocol):
     """A loaded engine whose tensors are in the memory of a CUDA device.
 
-    It is loaded, bound and closed with the device's context current; several bound engines of it may run at a time.
+    It is loaded, bound and closed, and its bound engines closed, with the device's context current and
+    `gpus.DEVICE_SETUP` held; several bound engines of it may run at a time.
     """
 
     def bind_device(self, addresses: Mapping[str, int], batch: int, stream: int) -> BoundDeviceEngine:
         """Bind a CUDA stream, and the addresses of all inputs and outputs, C-contiguous with `batch` samples each.
 
         Memory and stream belong to the caller, who keeps them until the bound engine is closed. No two requests are
-        enqueued on bound engines of one stream at the same time.
+        enqueued on bound engines of one stream at the same time. An engine may run on the memory while it is bound, to
+        set itself up: afterwards outputs hold anything.
 
         Raises:
             EngineError: naming the stage, if there is no memory for an execution context or the batch does not fit.

@@ -37,7 +37,7 @@ def build_plan(
     """Build the engines of a bundle and return the plan's folder.
 
     `threads` is the number of cores that a plan for the processor may use, by default all that this process has; stages
-    that run at the same time share them. `options` are for GPUs: devices, and how TensorRT builds.
+    that run at the same time share them. `options` are for GPUs: devices, TF32, and how TensorRT builds.
 
     Raises:
         ArtifactError: the bundle is damaged, or the output cannot be written.
@@ -67,7 +67,7 @@ def build_plan(
             **{**shared, "parent": opened.as_parent()},
             backend=builder.name,
             backend_version=builder.version(),
-            build_options=options.tensorrt.as_record(),
+            build_options=options.as_record(),
             devices=devices,
             stages=stages,
             engines=engines,

@@ -34,7 +34,6 @@ _LEAST_MAPPED_BYTES = 1024
 
 def _session_options(spec: StageSpec) -> Any:
     options = onnxruntime.SessionOptions()
-    options.log_severity_level = _FATAL_ONLY
     options.execution_mode = onnxruntime.ExecutionMode.ORT_SEQUENTIAL
     options.intra_op_num_threads = spec.threads
     options.inter_op_num_threads = 1
@@ -49,19 +48,45 @@ def _session_options(spec: StageSpec) -> Any:
     return options
 
 
-def _failure(spec: StageSpec, action: str, error: Exception, where: Path | None = None) -> EngineError:
+def failure(
+    spec: StageSpec, action: str, error: Exception, where: Path | None = None, remedy: str | None = None
+) -> EngineError:
+    """Return the error for a stage that ONNX Runtime cannot `action`, with the first line of its own."""
     reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-    return EngineError(f"ONNX Runtime cannot {action} stage {spec.name!r}: {reason}", where=where)
+    return EngineError(f"ONNX Runtime cannot {action} stage {spec.name!r}: {reason}", where=where, remedy=remedy)
 
 
-def _open(path: Path, options: Any, spec: StageSpec, action: str) -> Any:
+def quiet_run_options() -> Any:
+    """Return options for runs whose errors are raised and not printed too."""
+    options = onnxruntime.RunOptions()
+    options.log_severity_level = _FATAL_ONLY
+    return options
+
+
+def open_session(
+    path: Path,
+    options: Any,
+    spec: StageSpec,
+    action: str,
+    provider: tuple[str, Mapping[str, str]] = (_PROVIDER, {}),
+    *,
+    remedy: str | None = None,
+) -> Any:
+    """Open a file with one execution provider, which is a name and options.
+
+    Raises:
+        EngineError: ONNX Runtime refuses the file or falls back to another provider, which it does in silence, or the
+            tensors are not the stage's.
+    """
+    options.log_severity_level = _FATAL_ONLY
     # ONNX Runtime's exceptions have no common base below Exception.
     try:
-        session = onnxruntime.InferenceSession(str(path), options, providers=[_PROVIDER])
+        session = onnxruntime.InferenceSession(str(path), options, providers=[provider], enable_fallback=0)
     except Exception as error:
-        raise _failure(spec, action, error, path) from error
-    if session.get_providers() != [_PROVIDER]:
-        raise EngineError(f"stage {spec.name!r} runs on {session.get_providers()}, not on {_PROVIDER}", where=path)
+        raise failure(spec, action, error, path, remedy) from error
+    found = session.get_providers()
+    if found[0] != provider[0]:
+        raise EngineError(f"stage {spec.name!r} runs on {found}, not on {provider[0]}", where=path, remedy=remedy)
     _check_tensors(session.get_inputs(), spec.inputs, spec, path)
     _check_tensors(session.get_outputs(), spec.outputs, spec, path)
     return session
@@ -93,8 +118,7 @@ class OnnxRuntimeBoundEngine:
     def __init__(self, session: Any, binding: Any, arrays: Sequence[Array], spec: StageSpec) -> None:
         self._run = session.run_with_iobinding
         self._binding = binding
-        self._options = onnxruntime.RunOptions()
-        self._options.log_severity_level = _FATAL_ONLY
+        self._options = quiet_run_options()
         # The binding holds addresses only.
         self._arrays = arrays
         self._spec = spec
@@ -104,7 +128,7 @@ class OnnxRuntimeBoundEngine:
         try:
             self._run(self._binding, self._options)
         except Exception as error:
-            raise _failure(self._spec, "run", error) from error
+            raise failure(self._spec, "run", error) from error
 
 
 class OnnxRuntimeEngine:
@@ -124,7 +148,7 @@ class OnnxRuntimeEngine:
             for name, array in outputs.items():
                 binding.bind_output(name, "cpu", 0, np.dtype(array.dtype), array.shape, array.ctypes.data)
         except Exception as error:
-            raise _failure(self._spec, "bind", error) from error
+            raise failure(self._spec, "bind", error) from error
         return OnnxRuntimeBoundEngine(self._session, binding, (*inputs.values(), *outputs.values()), self._spec)
 
     def close(self) -> None:
@@ -179,18 +203,20 @@ class OnnxRuntimeBackend:
         options.optimized_model_filepath = str(engine_path)
         for key, value in (("file_name", weights_path(engine_path).name), ("min_size_in_bytes", _LEAST_MAPPED_BYTES)):
             options.add_session_config_entry(f"session.optimized_model_external_initializers_{key}", str(value))
-        _open(onnx_path, options, spec, "optimise")
+        open_session(onnx_path, options, spec, "optimise")
         return {}
 
     def load(self, engine_path: Path, spec: StageSpec) -> OnnxRuntimeEngine:
         """Open a saved graph as it is."""
         options = _session_options(spec)
         options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
-        return OnnxRuntimeEngine(_open(engine_path, options, spec, "load"), spec)
+        return OnnxRuntimeEngine(open_session(engine_path, options, spec, "load"), spec)
 
 
-def open_reference(onnx_path: Path) -> Any:
+def open_reference(onnx_path: Path, *, also: Sequence[str] = ()) -> Any:
     """Open an ONNX file unoptimised, on the CPU: the reading that engines are compared with.
+
+    `also` names values inside the graph that the session shall return as well.
 
     Raises:
         EngineError: ONNX Runtime cannot read the file.
@@ -199,6 +225,23 @@ def open_reference(onnx_path: Path) -> Any:
     options.log_severity_level = _FATAL_ONLY
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
     try:
-        return onnxruntime.InferenceSession(str(onnx_path), options, providers=[_PROVIDER])
+        model = _with_outputs(onnx_path, also) if also else str(onnx_path)
+        return onnxruntime.InferenceSession(model, options, providers=[_PROVIDER])
     except Exception as error:
         raise EngineError(f"ONNX Runtime cannot read the file ({error})", where=onnx_path) from error
+
+
+def _with_outputs(onnx_path: Path, names: Sequence[str]) -> bytes:
+    import onnx
+
+    model = onnx.load(onnx_path)
+    # ONNX Runtime infers their types itself.
+    model.graph.output.extend(onnx.ValueInfoProto(name=name) for name in names)
+    return bytes(model.SerializeToString())
+
+
+def value_names(onnx_path: Path) -> tuple[str, ...]:
+    """Return the names of all values that the nodes of an ONNX file make, in topological order."""
+    import onnx
+
+    return tuple(name for node in onnx.load(onnx_path).graph.node for name in node.output)

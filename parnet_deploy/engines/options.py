@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Literal
 
+from parnet_deploy.artifacts.files import user_cache_dir
 from parnet_deploy.artifacts.schemas import Lane, Plan
 from parnet_deploy.errors import EngineError
 
@@ -19,9 +19,8 @@ HardwareCompatibility = Literal["ampere-plus", "same-compute-capability"]
 class TensorRTOptions:
     """Settings of the TensorRT builder; `None` leaves TensorRT's own default.
 
-    `compute_capabilities` are targets such as `86`, built for without a GPU (TensorRT for RTX). `tf32` lets float32
-    convolutions and products round their inputs to 10 bits of mantissa: off, because precision is the bundle's.
-    `cache_dir` keeps engines and timings between builds.
+    `compute_capabilities` are targets such as `86`, built for without a GPU (TensorRT for RTX). `cache_dir` keeps
+    engines and timings between builds.
     """
 
     flavour: Flavour | None = None
@@ -32,7 +31,6 @@ class TensorRTOptions:
     version_compatible: bool = False
     refit: bool = False
     detailed_profiling: bool = False
-    tf32: bool = False
     cache_dir: Path | None = None
 
     def __post_init__(self) -> None:
@@ -57,11 +55,13 @@ class BuildOptions:
     """Where a plan shall run and how its engines are built.
 
     `devices` are the GPUs' numbers, one lane on each; by default all stages are on the first, a stream each.
-    `placement` says for each stage where it runs, instead.
+    `placement` says for each stage where it runs, instead. `tf32` lets GPUs round the inputs of float32 convolutions
+    and products to 10 bits of mantissa: off, because precision is the bundle's.
     """
 
     devices: tuple[int, ...] | None = None
     placement: Mapping[str, Lane] | None = None
+    tf32: bool = False
     tensorrt: TensorRTOptions = field(default_factory=TensorRTOptions)
 
     def __post_init__(self) -> None:
@@ -70,22 +70,27 @@ class BuildOptions:
         if self.devices is not None and self.placement is not None:
             raise EngineError("a placement names its devices itself", remedy="pass --devices or --placement")
 
+    def as_record(self) -> dict[str, str | int | bool]:
+        """Return what an engine depends on beside the version and the device, where it differs from the defaults."""
+        return {**({"tf32": True} if self.tf32 else {}), **self.tensorrt.as_record()}
 
-def options_of_plan(plan: Plan) -> BuildOptions | None:
+
+def options_of_plan(plan: Plan) -> BuildOptions:
     """Return the options that open a plan's backend: where both TensorRTs are installed, the one that built it."""
+    tf32 = bool(plan.build_options.get("tf32", False))
     if plan.backend != "tensorrt":
-        return None
+        return BuildOptions(tf32=tf32)
     options = TensorRTOptions(
         flavour="rtx" if plan.backend_version.startswith("rtx ") else "tensorrt",
         version_compatible=bool(plan.build_options.get("version_compatible", False)),
         cache_dir=default_cache_dir(),
     )
-    return BuildOptions(tensorrt=options)
+    return BuildOptions(tf32=tf32, tensorrt=options)
 
 
 def default_cache_dir() -> Path:
-    """Return the user's cache folder for engines: below `XDG_CACHE_HOME`, or `~/.cache`."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "parnet-deploy" / "tensorrt"
+    """Return the user's cache folder for engines."""
+    return user_cache_dir("tensorrt")
 
 
 def parse_compute_capabilities(text: str) -> tuple[str, ...]:
@@ -116,6 +121,14 @@ def refuse_gpu_options(options: BuildOptions, backend: str) -> None:
     """Raise `EngineError` if a backend of the processor is given options that only GPUs know."""
     if replace(options, placement=None) != BuildOptions():
         raise EngineError(
-            f"backend {backend!r} runs on the cpu: it takes no devices and no TensorRT options",
-            remedy="pass --backend tensorrt, or leave them out",
+            f"backend {backend!r} runs on the cpu: it takes no devices, no TF32 and no TensorRT options",
+            remedy="pass a backend of GPUs (tensorrt, onnxruntime-cuda, torch), or leave them out",
+        )
+
+
+def refuse_tensorrt_options(options: BuildOptions, backend: str) -> None:
+    """Raise `EngineError` if another backend of GPUs is given options that only TensorRT knows."""
+    if options.tensorrt != TensorRTOptions():
+        raise EngineError(
+            f"backend {backend!r} takes no TensorRT options", remedy="pass --backend tensorrt, or leave them out"
         )

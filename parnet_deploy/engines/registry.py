@@ -14,18 +14,22 @@ from parnet_deploy.errors import EngineError, MissingDependencyError
 class _Entry(NamedTuple):
     module: str
     backend: str
-    # The package that the module imports, and the extra that brings it.
-    package: str | None
+    # The packages that the module imports, and the extra that brings them.
+    packages: tuple[str, ...]
     extra: str | None
 
 
 _BACKENDS = {
-    "onnxruntime": _Entry("parnet_deploy.engines.onnxruntime", "OnnxRuntimeBackend", "onnxruntime", "onnxruntime"),
+    "onnxruntime": _Entry("parnet_deploy.engines.onnxruntime", "OnnxRuntimeBackend", ("onnxruntime",), "onnxruntime"),
+    "onnxruntime-cuda": _Entry(
+        "parnet_deploy.engines.onnxruntime_cuda", "OnnxRuntimeCudaBackend", ("onnxruntime", "onnx"), "onnxruntime-gpu"
+    ),
     # Which of the TensorRT packages is imported is an option, so the backend itself reports one that is missing.
-    "tensorrt": _Entry("parnet_deploy.engines.tensorrt", "TensorRTBackend", None, "tensorrt"),
-    "ncnn": _Entry("parnet_deploy.engines.ncnn", "NcnnBackend", "ncnn", "ncnn"),
-    "openvino": _Entry("parnet_deploy.engines.openvino", "OpenVinoBackend", "openvino", "openvino"),
-    "null": _Entry("parnet_deploy.engines.null", "NullBackend", None, None),
+    "tensorrt": _Entry("parnet_deploy.engines.tensorrt", "TensorRTBackend", (), "tensorrt"),
+    "torch": _Entry("parnet_deploy.engines.torch", "TorchBackend", ("torch", "onnx"), "author"),
+    "ncnn": _Entry("parnet_deploy.engines.ncnn", "NcnnBackend", ("ncnn", "onnx"), "ncnn"),
+    "openvino": _Entry("parnet_deploy.engines.openvino", "OpenVinoBackend", ("openvino",), "openvino"),
+    "null": _Entry("parnet_deploy.engines.null", "NullBackend", (), None),
 }
 
 BACKEND_NAMES = tuple(_BACKENDS)
@@ -54,9 +58,10 @@ def import_backend(name: str) -> ModuleType:
     try:
         return import_module(entry.module)
     except ImportError as error:
-        if entry.package is None or (error.name or "").split(".")[0] != entry.package:
+        package = (error.name or "").split(".")[0]
+        if package not in entry.packages:
             raise
         raise MissingDependencyError(
-            f"backend {name!r} needs the package {entry.package!r}, which cannot be imported ({error})",
+            f"backend {name!r} needs the package {package!r}, which cannot be imported ({error})",
             remedy=f"pip install 'parnet-deploy[{entry.extra}]'",
         ) from error

@@ -12,14 +12,12 @@ from pathlib import Path
 
 from parnet_deploy.artifacts.schemas import DeviceRecord, Lane
 from parnet_deploy.engines.base import Report, StageSpec
-from parnet_deploy.engines.gpus import Gpu, current_gpu, list_gpus
+from parnet_deploy.engines.gpus import Gpu, current_gpu, device_ordinal, find_gpus, gpu_lanes, list_gpus
 from parnet_deploy.engines.options import BuildOptions
 from parnet_deploy.engines.tensorrt_build import BuiltEngine, build_engine
 from parnet_deploy.engines.tensorrt_cache import EngineCache, engine_key
 from parnet_deploy.engines.tensorrt_flavour import check_options, check_targets, load_tensorrt
 from parnet_deploy.engines.tensorrt_run import TensorRTEngine
-from parnet_deploy.errors import EngineError
-from parnet_deploy.planning.placement import device_lanes
 
 
 class TensorRTBackend:
@@ -35,8 +33,8 @@ class TensorRTBackend:
             MissingDependencyError: no TensorRT is installed, or not the one that was asked for.
         """
         options = options or BuildOptions()
+        self._build_options = options
         self._options = options.tensorrt
-        self._devices = options.devices
         self._trt = load_tensorrt(options.tensorrt)
         cache_dir = options.tensorrt.cache_dir
         self._cache = None if cache_dir is None else EngineCache(cache_dir)
@@ -47,9 +45,7 @@ class TensorRTBackend:
 
     def lanes(self, count: int) -> tuple[Lane, ...]:
         """Return one lane on each device that was named, or as many streams of the first GPU as there are stages."""
-        if self._devices is None:
-            return device_lanes("cuda:0", count)
-        return tuple(Lane(device=f"cuda:{ordinal}") for ordinal in self._devices)
+        return gpu_lanes(self._build_options.devices, count)
 
     def device_records(self, devices: Sequence[str]) -> tuple[DeviceRecord, ...]:
         """Describe the GPUs, or the compute capabilities that were named instead of them.
@@ -68,8 +64,7 @@ class TensorRTBackend:
                 DeviceRecord(device=device, name=f"compute capability {dotted}", capability=capability)
                 for device in devices
             )
-        found = [_find(device, gpus) for device in devices]
-        _check_alike(found)
+        found = find_gpus(devices, gpus)
         if self._trt.flavour == "rtx":
             check_targets(self._trt, tuple({gpu.compute_capability for gpu in found}))
         return tuple(self._record(device, gpu) for device, gpu in zip(devices, found, strict=True))
@@ -84,7 +79,7 @@ class TensorRTBackend:
     ) -> Mapping[str, int]:
         """Write the stage's engine and return its layers by type; one that is in the cache is not built again."""
         (device,) = self.device_records([spec.lane.device])
-        key = engine_key(onnx_path, spec, self.version(), device, self._options)
+        key = engine_key(onnx_path, spec, self.version(), device, self._build_options)
         found = None if self._cache is None else self._cache.find(key)
         if found is None:
             built = self._build(onnx_path, spec, device, report)
@@ -103,8 +98,8 @@ class TensorRTBackend:
         # TensorRT for RTX times nothing while it builds.
         timings = None if is_rtx or self._cache is None else self._cache.timings(self.version(), device)
         ahead = bool(self._options.compute_capabilities)
-        with nullcontext() if ahead else current_gpu(int(spec.lane.device.removeprefix("cuda:"))):
-            return build_engine(self._trt, onnx_path, spec, self._options, targets, timings, report)
+        with nullcontext() if ahead else current_gpu(device_ordinal(spec.lane.device)):
+            return build_engine(self._trt, onnx_path, spec, self._build_options, targets, timings, report)
 
     def runs(self, version: str) -> bool:
         """Tell whether engines of a version run here: its own, or an earlier one's that were built to be compatible."""
@@ -121,23 +116,3 @@ class TensorRTBackend:
             kernels = self._cache.kernels(engine_path, self.version(), device)
         host_code = self._options.version_compatible
         return TensorRTEngine(self._trt, engine_path, spec, host_code=host_code, kernels=kernels)
-
-
-def _find(device: str, gpus: Sequence[Gpu]) -> Gpu:
-    for gpu in gpus:
-        if device == f"cuda:{gpu.ordinal}":
-            return gpu
-    seen = ", ".join(f"cuda:{gpu.ordinal} {gpu.name}" for gpu in gpus)
-    raise EngineError(f"no device {device}", remedy=f"this process sees: {seen} (CUDA_VISIBLE_DEVICES)")
-
-
-def _check_alike(gpus: Sequence[Gpu]) -> None:
-    """Refuse GPUs of different compute capability in one process (github.com/NVIDIA/TensorRT/issues/4526)."""
-    if len({gpu.compute_capability for gpu in gpus}) > 1:
-        found = ", ".join(
-            f"cuda:{gpu.ordinal} {gpu.name} (compute capability {gpu.compute_capability})" for gpu in gpus
-        )
-        raise EngineError(
-            f"GPUs of different compute capability in one process: {found}",
-            remedy="one process for each, with CUDA_VISIBLE_DEVICES set to its GPUs",
-        )

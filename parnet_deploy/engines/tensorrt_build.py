@@ -15,7 +15,7 @@ from typing import Any
 
 from parnet_deploy.artifacts.schemas import TensorSpec
 from parnet_deploy.engines.base import Report, StageSpec
-from parnet_deploy.engines.options import HardwareCompatibility, TensorRTOptions
+from parnet_deploy.engines.options import BuildOptions, HardwareCompatibility
 from parnet_deploy.engines.tensorrt_errors import collected_errors, logger, tensorrt_failure
 from parnet_deploy.engines.tensorrt_flavour import TensorRT
 from parnet_deploy.errors import EngineError
@@ -44,7 +44,7 @@ def build_engine(
     tensorrt: TensorRT,
     onnx_path: Path,
     spec: StageSpec,
-    options: TensorRTOptions,
+    options: BuildOptions,
     targets: tuple[str, ...],
     timing_cache: bytes | None = None,
     report: Report | None = None,
@@ -116,9 +116,10 @@ def _check_tensors(found: list[Any], expected: Mapping[str, TensorSpec], spec: S
             )
 
 
-def _configure(trt: Any, builder: Any, options: TensorRTOptions) -> Any:
+def _configure(trt: Any, builder: Any, build_options: BuildOptions) -> Any:
     config = builder.create_builder_config()
-    if not options.tf32:
+    options = build_options.tensorrt
+    if not build_options.tf32:
         config.clear_flag(trt.BuilderFlag.TF32)
     if options.refit:
         config.set_flag(trt.BuilderFlag.REFIT)

@@ -16,7 +16,7 @@ from pydantic import ValidationError
 from parnet_deploy.artifacts.files import replacing_file, sha256_of_bytes, sha256_of_file
 from parnet_deploy.artifacts.schemas import DeviceRecord, FileRecord, Frozen
 from parnet_deploy.engines.base import StageSpec
-from parnet_deploy.engines.options import TensorRTOptions
+from parnet_deploy.engines.options import BuildOptions
 from parnet_deploy.errors import ArtifactError
 
 _log = logging.getLogger(__name__)
@@ -31,7 +31,7 @@ class CacheEntry(Frozen):
 
 
 def engine_key(
-    onnx_path: Path, spec: StageSpec, version: str, device: DeviceRecord, options: TensorRTOptions
+    onnx_path: Path, spec: StageSpec, version: str, device: DeviceRecord, options: BuildOptions
 ) -> dict[str, Any]:
     """Return everything that decides an engine, as JSON values."""
     return {

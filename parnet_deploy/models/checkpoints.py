@@ -45,7 +45,7 @@ def save_checkpoint(
         raise CheckpointError("the name of a checkpoint must end in .safetensors", where=path)
     refuse_existing(card_path_of(path), force=force)
     weights = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
-    check_weights(_network_without_data(model.cfg, model.form), weights, path)
+    check_weights(network_without_data(model.cfg, model.form), weights, path)
     _check_finite(weights, path)
     with replacing_file(path, force=force) as temporary:
         safetensors.torch.save_file(weights, temporary, metadata={"format": "pt"})
@@ -84,13 +84,14 @@ def load_network(opened: OpenCard) -> ParNet:
     except (SafetensorError, OSError, ValueError) as error:
         raise CheckpointError(f"not readable as safetensors ({error})", where=path) from error
     _check_finite(weights, path)
-    model = _network_without_data(opened.manifest.network, opened.manifest.form)
+    model = network_without_data(opened.manifest.network, opened.manifest.form)
     check_weights(model, weights, path)
     model.load_state_dict(weights, assign=True)
     return model.requires_grad_(False).eval()
 
 
-def _network_without_data(cfg: NetworkConfig, form: Form) -> ParNet:
+def network_without_data(cfg: NetworkConfig, form: Form) -> ParNet:
+    """Build a network whose weights have shapes but no numbers, to be given some by `load_state_dict(assign=True)`."""
     with torch.device("meta"):
         return ParNet(cfg, form)
 

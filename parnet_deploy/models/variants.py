@@ -17,7 +17,7 @@ from timm.models import build_model_with_cfg, generate_default_cfgs, register_mo
 
 from parnet_deploy.artifacts.schemas import NetworkConfig, Preprocessing
 from parnet_deploy.errors import NetworkError
-from parnet_deploy.models.parnet import ParNet
+from parnet_deploy.models.parnet import Form, ParNet
 
 
 @dataclass(frozen=True)
@@ -106,6 +106,13 @@ def architecture_of(network: NetworkConfig) -> str:
     return next((name for name, known in VARIANTS.items() if shape(known.network) == shape(network)), "parnet")
 
 
+# The convolutions that see the image. timm adapts them all to another number of channels; the gate is one of them.
+INPUT_CONVS: dict[Form, tuple[str, ...]] = {
+    "training": ("stem.0.branches.dense.conv", "stem.0.branches.pointwise.conv", "stem.0.gate"),
+    "fused": ("stem.0.conv", "stem.0.gate"),
+}
+
+
 def _timm_cfg(variant: Variant) -> dict[str, Any]:
     pre = variant.preprocessing
     return {
@@ -116,7 +123,7 @@ def _timm_cfg(variant: Variant) -> dict[str, Any]:
         "std": pre.std,
         "interpolation": pre.interpolation,
         "crop_pct": pre.crop_pct,
-        "first_conv": "stem.0.branches.dense.conv",
+        "first_conv": INPUT_CONVS["training"],
         "classifier": "head.fc",
         "license": "apache-2.0",
     }
@@ -128,7 +135,6 @@ default_cfgs = generate_default_cfgs({f"{name}.untrained": _timm_cfg(variant) fo
 def _entry_point(name: str) -> Callable[..., ParNet]:
     def create(pretrained: bool = False, **kwargs: Any) -> ParNet:
         variant = VARIANTS[name]
-        kwargs = {"num_classes": variant.network.num_classes, **kwargs}
         return build_model_with_cfg(  # type: ignore[no-any-return]
             ParNet,
             name,

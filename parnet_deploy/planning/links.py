@@ -27,8 +27,8 @@ _HOST_LATENCY_US = 8.0
 class Link(Frozen):
     """How devices reach each other and the host; latencies in microseconds, bandwidths of one direction in GB/s (1e9).
 
-    Without `peer`, what goes from device to device is staged: copied to the host's memory and then, when it is whole,
-    to the other device.
+    `latency_us` and `bandwidth_gb_s` are of all the way from device to device. Without `peer` this way is staged: to
+    the host's memory and then, when all is there, to the other device.
     """
 
     name: str
@@ -38,15 +38,30 @@ class Link(Frozen):
     host_bandwidth_gb_s: PositiveRate
     peer: bool = True
 
+    @property
+    def description(self) -> str:
+        """What copies take, in words."""
+        way = "" if self.peer else " through the host"
+        return (
+            f"between GPUs{way} {self.latency_us:.3g} us + bytes at {self.bandwidth_gb_s:.3g} GB/s; "
+            f"host {self.host_latency_us:.3g} us + bytes at {self.host_bandwidth_gb_s:.3g} GB/s"
+        )
+
+    def staged(self) -> Link:
+        """Return the link of the same devices where they cannot reach each other: two copies over the host's link."""
+        change = {
+            "latency_us": 2 * self.host_latency_us,
+            "bandwidth_gb_s": self.host_bandwidth_gb_s / 2,
+            "peer": False,
+        }
+        return self.model_copy(update=change)
+
     def copy_ms(self, source: str, target: str, size_bytes: int) -> float:
         """Return the milliseconds that a copy takes; devices are named as in a lane, the host is `cpu`."""
         if source == target:
             return 0.0
-        through_host_ms = self.host_latency_us / 1e3 + size_bytes / self.host_bandwidth_gb_s / 1e6
         if HOST in (source, target):
-            return through_host_ms
-        if not self.peer:
-            return 2 * through_host_ms
+            return self.host_latency_us / 1e3 + size_bytes / self.host_bandwidth_gb_s / 1e6
         return self.latency_us / 1e3 + size_bytes / self.bandwidth_gb_s / 1e6
 
     def cost_of(self, sizes_bytes: Mapping[str, int]) -> Callable[[Copy], float]:

@@ -64,8 +64,10 @@ def race_groups(
     if limits.max_latency_ms is None or limits.objective == "throughput":
         return [list(candidates)] if candidates else []
 
-    def rank(candidate: Candidate) -> tuple[float, float]:
-        return -top1.get(candidate.label, 0.0), TOLERANCES[candidate.bundle.precision]
+    finest_first = tuple(TOLERANCES)
+
+    def rank(candidate: Candidate) -> tuple[float, int]:
+        return -top1.get(candidate.label, 0.0), finest_first.index(candidate.bundle.precision)
 
     ranks = sorted({rank(candidate) for candidate in candidates})
     return [[candidate for candidate in candidates if rank(candidate) == wanted] for wanted in ranks]

@@ -13,7 +13,7 @@ from PIL import Image
 from parnet_deploy.cli.main import app
 
 COMMANDS = ["train", "import", "init", "models", "fuse", "export", "build", "verify", "run", "evaluate", "serve-bench"]
-COMMANDS += ["inspect", "doctor", "plan", "tune"]
+COMMANDS += ["inspect", "doctor", "plan", "tune", "pull", "hub-export"]
 
 
 def test_every_command_is_here() -> None:
@@ -149,6 +149,49 @@ def test_doctor_says_what_this_machine_can_do(cli) -> None:
     assert cli("doctor").exit_code == 0
 
 
+def test_doctor_without_a_gpu_says_so(cli, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr("parnet_deploy.engines.gpus._load", lambda: (None, "the driver is on holiday"))
+    machine = cli("doctor", "--json").json["machine"]
+    assert (machine["gpus"], machine["paths"], machine["cuda_driver"]) == ([], [], None)
+    assert machine["gpu_problem"] == "the driver is on holiday"
+    assert machine["tensorrt"]["reason"]
+    assert machine["cuda_adapter"]["reason"]
+    shown = cli("doctor")
+    assert shown.exit_code == 0
+    assert "GPU: none (the driver is on holiday)" in shown.stdout
+    output = tmp_path / "link.json"
+    refused = cli("doctor", "--links", "-o", output)
+    assert refused.exit_code == 2
+    assert "no GPU whose links could be measured (the driver is on holiday)" in refused.stderr
+    assert "remedy:" in refused.stderr
+    assert refused.stdout == ""
+    assert not output.exists()
+    alone = cli("doctor", "-o", output)
+    assert alone.exit_code == 2
+    assert "add --links" in alone.stderr
+
+
+def test_doctor_names_the_packages_that_are_used(cli, monkeypatch: pytest.MonkeyPatch) -> None:
+    from parnet_deploy.errors import MissingDependencyError
+
+    def missing(*_: object) -> None:
+        raise MissingDependencyError("none here", remedy="pip install it")
+
+    monkeypatch.setattr("parnet_deploy.runtime.cuda.driver.find_spec", lambda _: True)
+    monkeypatch.setattr("parnet_deploy.runtime.cuda.inventory.load_tensorrt", missing)
+    machine = cli("doctor", "--json").json["machine"]
+    assert (machine["cuda_adapter"]["name"], machine["cuda_adapter"]["reason"]) == (
+        "pycuda",
+        "preferred to cuda-bindings",
+    )
+    assert machine["tensorrt"] == {"name": None, "version": None, "reason": "none here", "remedy": "pip install it"}
+    monkeypatch.setattr("parnet_deploy.runtime.cuda.driver.find_spec", lambda _: None)
+    shown = cli("doctor").stdout
+    assert "TensorRT: none: none here; pip install it" in shown
+    assert "CUDA adapter: none: no package" in shown
+    assert "pip install 'parnet-deploy[cuda]'" in shown
+
+
 def test_doctor_says_what_is_missing(cli, monkeypatch: pytest.MonkeyPatch) -> None:
     import importlib.util
 
@@ -189,6 +232,9 @@ def test_a_plan_runs_where_torch_cannot_be_imported(pipeline, tmp_path: Path) ->
         f"assert run_app(['run', plan, {str(tmp_path / 'x.png')!r}]) == 0\n"
         f"assert run_app(['build', bundle, '-o', {str(tmp_path / 'plan')!r}]) == 0\n"
         "assert run_app(['verify', bundle, plan]) == 0\n"
+        f"golden, report = {str(tmp_path / 'golden.json')!r}, {str(tmp_path / 'report')!r}\n"
+        "assert run_app(['verify', bundle, '--write-golden', golden]) == 0\n"
+        "assert run_app(['verify', plan, '--golden', golden, '-o', report]) == 0\n"
         "assert run_app(['inspect', plan]) == 0\n"
         f"assert run_app(['fuse', {str(pipeline['trained'])!r}, '-o', {str(tmp_path / 'f.safetensors')!r}]) == 2\n"
     )

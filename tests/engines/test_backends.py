@@ -125,11 +125,12 @@ def test_devices_of_the_backends() -> None:
 
 
 def test_every_backend_is_found_by_its_name() -> None:
-    names = [name for name in BACKEND_NAMES if name != "tensorrt"]  # only where it is installed: test_tensorrt.py
+    # The others only where they are installed: test_tensorrt.py, test_onnxruntime_cuda.py.
+    names = [name for name in BACKEND_NAMES if name not in ("tensorrt", "onnxruntime-cuda")]
     assert [get_backend(name).name for name in names] == names
     with pytest.raises(EngineError, match="no backend 'tensorflow'") as caught:
         get_backend("tensorflow")
-    assert "onnxruntime, tensorrt, ncnn, openvino, null" in str(caught.value)
+    assert "onnxruntime, onnxruntime-cuda, tensorrt, torch, ncnn, openvino, null" in str(caught.value)
 
 
 def test_a_missing_package_is_named_with_its_extra(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -29,10 +29,12 @@ MakeBundle = Callable[..., Path]
 TURING_TO_BLACKWELL = ("75", "80", "86", "89", "120", "121")
 
 
-def rtx(*capabilities: str, devices: tuple[int, ...] | None = None, **settings: object) -> BuildOptions:
+def rtx(
+    *capabilities: str, devices: tuple[int, ...] | None = None, tf32: bool = False, **settings: object
+) -> BuildOptions:
     """Options for an ahead-of-time build."""
     options = TensorRTOptions(compute_capabilities=capabilities or ("86",), **settings)  # type: ignore[arg-type]
-    return BuildOptions(devices=devices, tensorrt=options)
+    return BuildOptions(devices=devices, tf32=tf32, tensorrt=options)
 
 
 def build(bundle: Path, output: Path, options: BuildOptions) -> Path:
@@ -309,7 +311,7 @@ def test_a_session_over_engines_for_gpus_names_what_is_missing(
     make_bundle: MakeBundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capability: str, message: str
 ) -> None:
     folder = build(make_bundle("whole", "fp16"), tmp_path / "plan", rtx("86", "89"))
-    monkeypatch.setattr("parnet_deploy.engines.tensorrt.list_gpus", lambda: (Gpu(0, "GPU", capability),))
+    monkeypatch.setattr("parnet_deploy.engines.tensorrt.list_gpus", lambda: (Gpu(0, "GPU", capability, 1 << 30),))
     with pytest.raises(EngineError, match=message):
         Session.open(folder)
 
@@ -353,7 +355,7 @@ def test_a_builder_that_gives_no_engine_and_no_reason_is_reported(
     spec = stage_spec(manifest.stages[0], manifest, Lane(device="cuda:0"), 1, is_alone=True)
     trt = load_tensorrt(TensorRTOptions(flavour="rtx"))
     with pytest.raises(EngineError, match="cannot build stage 'whole': it gave no reason"):
-        build_engine(trt, bundle / "whole.onnx", spec, TensorRTOptions(), ("86",), None)
+        build_engine(trt, bundle / "whole.onnx", spec, BuildOptions(), ("86",), None)
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
@@ -364,7 +366,7 @@ def test_timings_go_in_and_come_out(make_bundle: MakeBundle, earlier: bytes | No
     manifest = open_bundle(bundle).manifest
     spec = stage_spec(manifest.stages[0], manifest, Lane(device="cuda:0"), 1, is_alone=True)
     trt = TensorRT("tensorrt", load_tensorrt(TensorRTOptions(flavour="rtx")).module)
-    options = TensorRTOptions(hardware_compatibility="ampere-plus")
+    options = BuildOptions(tensorrt=TensorRTOptions(hardware_compatibility="ampere-plus"))
 
     def timings(before: bytes | None) -> bytes | None:
         return build_engine(trt, bundle / "whole.onnx", spec, options, (), before).timing_cache

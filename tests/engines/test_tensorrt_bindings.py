@@ -52,6 +52,7 @@ int cuInit(unsigned flags) { return 0; }
 int cuDeviceGetCount(int *count) { *count = 3; return 0; }
 int cuDeviceGetName(char *name, int length, int device) {
     strncpy(name, device == 2 ? "NVIDIA H200" : "NVIDIA GeForce RTX 3090", length); return 0; }
+int cuDeviceTotalMem_v2(size_t *bytes, int device) { *bytes = 1ul << 30; return 0; }
 int cuDeviceGetAttribute(int *value, int attribute, int device) {
     *value = attribute == 75 ? (device == 2 ? 9 : 8) : (device == 2 ? 0 : 6); return 0; }
 int cuDevicePrimaryCtxRetain(void **context, int device) { *context = (void *)1; return 0; }

@@ -217,7 +217,9 @@ def test_timm_config_says_how_images_are_prepared() -> None:
     with torch.device("meta"):
         model = timm.create_model("parnet_nano")
     modules = dict(model.named_modules())
-    assert isinstance(modules[cfg.first_conv], torch.nn.Conv2d)
+    assert all(isinstance(modules[name], torch.nn.Conv2d) for name in cfg.first_conv)
+    sees_the_image = [name for name, module in modules.items() if getattr(module, "in_channels", None) == 3]
+    assert sorted(cfg.first_conv) == sorted(sees_the_image)
     assert isinstance(modules[cfg.classifier], torch.nn.Linear)
 
 

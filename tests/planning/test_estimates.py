@@ -110,7 +110,7 @@ PAPER_PLACEMENT["join"] = PAPER_PLACEMENT["stream1"]
 
 
 def latency_of_l(partition: str, durations_ms: dict[str, float], placement: dict[str, Lane], *, peer: bool) -> float:
-    link = LINKS["pcie4x16"].model_copy(update={"peer": peer})
+    link = LINKS["pcie4x16"] if peer else LINKS["pcie4x16"].staged()
     return predict(Workload(PARTITIONS[partition](3), durations_ms, L_BYTES), placement, link).latency_ms
 
 

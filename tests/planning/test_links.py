@@ -10,7 +10,7 @@ from parnet_deploy.planning.links import LINKS, Link
 
 # One microsecond and 1 GB/s between devices, 5 us and 0.5 GB/s to the host: 1000 bytes take 2 us and 7 us.
 SLOW = Link(name="slow", latency_us=1, bandwidth_gb_s=1, host_latency_us=5, host_bandwidth_gb_s=0.5)
-STAGED = SLOW.model_copy(update={"peer": False})
+STAGED = SLOW.staged()
 
 
 @pytest.mark.parametrize(
@@ -39,7 +39,7 @@ def test_named_links_are_below_their_line_rates() -> None:
     # Stream 1's result of ParNet-L in float16 over PCIe 4.0: 1 MB at 27 GB/s.
     assert LINKS["pcie4x16"].copy_ms("cuda:0", "cuda:1", 1_003_520) == pytest.approx(0.003 + 0.0370, abs=1e-4)
     # Without peer access: the 11 to 20 us that are reported of small copies.
-    staged = LINKS["pcie4x16"].model_copy(update={"peer": False})
+    staged = LINKS["pcie4x16"].staged()
     assert 11 <= staged.copy_ms("cuda:0", "cuda:1", 4) * 1e3 <= 20
 
 

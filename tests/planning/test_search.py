@@ -127,7 +127,7 @@ def workloads(draw: st.DrawFn) -> Workload:
     workloads(),
     st.sampled_from([(1, 1), (2, 1), (3, 1), (1, 3), (2, 2)]),
     st.integers(1, 8),
-    st.sampled_from([WIRE, LINKS["pcie3x16"], WIRE.model_copy(update={"peer": False, "host_bandwidth_gb_s": 2.0})]),
+    st.sampled_from([WIRE, LINKS["pcie3x16"], WIRE.model_copy(update={"host_bandwidth_gb_s": 2.0}).staged()]),
 )
 def test_the_search_is_exact(workload: Workload, shape: tuple[int, int], top: int, link: Link) -> None:
     devices, streams = shape

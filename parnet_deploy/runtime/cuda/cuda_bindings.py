@@ -6,8 +6,7 @@ from typing import Any
 
 from cuda.bindings import driver as cuda
 
-from parnet_deploy.errors import EngineError
-from parnet_deploy.runtime.cuda.driver import DeviceInfo, driver_error
+from parnet_deploy.runtime.cuda.driver import DeviceInfo, driver_error, no_driver_error
 
 _ATTRIBUTES = cuda.CUdevice_attribute
 _SUCCESS = cuda.CUresult.CUDA_SUCCESS
@@ -45,9 +44,7 @@ class CudaBindingsDriver:
         try:
             (status,) = cuda.cuInit(0)
         except RuntimeError as error:
-            raise EngineError(
-                f"the CUDA driver does not load: {error}", remedy="install the NVIDIA driver; check nvidia-smi"
-            ) from error
+            raise no_driver_error(error) from error
         _check("cuInit", status)
 
     def count_devices(self) -> int:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import ctypes
+import warnings
 from dataclasses import dataclass
 from importlib.util import find_spec
 from typing import Protocol
 
+from parnet_deploy.artifacts.cuda_options import CudaAdapter
 from parnet_deploy.errors import EngineError, MissingDependencyError
 
 
@@ -129,25 +132,61 @@ def driver_error(call: str, name: str) -> EngineError:
     return EngineError(f"the CUDA driver answered {call} with {name}", remedy=_REMEDIES.get(name))
 
 
+def no_driver_error(reason: Exception) -> EngineError:
+    """Return the error for a machine without an NVIDIA driver, or with one that does not load."""
+    return EngineError(f"the CUDA driver does not load: {reason}", remedy="install the NVIDIA driver; check nvidia-smi")
+
+
+def choose_adapter(adapter: str | None = None) -> CudaAdapter:
+    """Return the package that reaches the driver: the one asked for, else pycuda where it is installed.
+
+    Raises:
+        MissingDependencyError: the package is not installed.
+        EngineError: there is no such adapter.
+    """
+    if adapter not in (None, "pycuda", "cuda-bindings"):
+        raise EngineError(f"{adapter!r} is no way to reach the CUDA driver", remedy="use pycuda or cuda-bindings")
+    has_bindings = find_spec("cuda") is not None and find_spec("cuda.bindings") is not None
+    if adapter != "cuda-bindings" and find_spec("pycuda") is not None:
+        if not has_bindings:
+            raise MissingDependencyError("pycuda needs cuda-bindings beside it", remedy="pip install cuda-bindings")
+        return "pycuda"
+    if adapter == "pycuda":
+        raise MissingDependencyError("pycuda is not installed", remedy="pip install 'parnet-deploy[pycuda]'")
+    if not has_bindings:
+        raise MissingDependencyError(
+            "no package that reaches the CUDA driver is installed", remedy="pip install 'parnet-deploy[cuda]'"
+        )
+    return "cuda-bindings"
+
+
 def open_driver(adapter: str | None = None) -> Driver:
-    """Open the CUDA driver with `pycuda` or `cuda-bindings`; by default with pycuda where it is installed.
+    """Open the CUDA driver by the adapter that `choose_adapter` returns.
 
     Raises:
         MissingDependencyError: the package is not installed.
         EngineError: there is no NVIDIA driver, or it cannot be initialised.
     """
-    if adapter not in (None, "pycuda", "cuda-bindings"):
-        raise EngineError(f"{adapter!r} is no way to reach the CUDA driver", remedy="use pycuda or cuda-bindings")
-    if adapter != "cuda-bindings" and find_spec("pycuda") is not None:
-        from parnet_deploy.runtime.cuda.pycuda import PycudaDriver
-
-        return PycudaDriver()
-    if adapter == "pycuda":
-        raise MissingDependencyError("pycuda is not installed", remedy="pip install 'parnet-deploy[pycuda]'")
-    if find_spec("cuda") is None or find_spec("cuda.bindings") is None:
-        raise MissingDependencyError(
-            "no package that reaches the CUDA driver is installed", remedy="pip install 'parnet-deploy[cuda]'"
-        )
+    if choose_adapter(adapter) == "pycuda":
+        return _open_pycuda()
     from parnet_deploy.runtime.cuda.cuda_bindings import CudaBindingsDriver
 
     return CudaBindingsDriver()
+
+
+def _open_pycuda() -> Driver:
+    # pycuda is linked to the driver, and is not imported where that is missing or lacks a function of the one it was
+    # built for; it warns then, and says less than the error does.
+    try:
+        ctypes.CDLL("libcuda.so.1")
+    except OSError as error:
+        raise no_driver_error(error) from error
+    try:
+        with warnings.catch_warnings(action="ignore"):
+            from parnet_deploy.runtime.cuda.pycuda import PycudaDriver
+    except ImportError as error:
+        raise EngineError(
+            f"pycuda does not load with this machine's Python and CUDA driver: {error}",
+            remedy="build pycuda again here, or do without it: --cuda-adapter cuda-bindings",
+        ) from error
+    return PycudaDriver()

@@ -10,14 +10,14 @@ from typing import cast
 from parnet_deploy.artifacts.cuda_options import CudaOptions
 from parnet_deploy.artifacts.folders import OpenPlan
 from parnet_deploy.engines.base import DeviceEngine
+from parnet_deploy.engines.gpus import DEVICE_SETUP, device_ordinal
 from parnet_deploy.engines.load import load_engines, open_backend
 from parnet_deploy.errors import ParNetError
 from parnet_deploy.runtime.base import close_all
 from parnet_deploy.runtime.cuda.driver import open_driver
 from parnet_deploy.runtime.cuda.objects import Context
 from parnet_deploy.runtime.cuda.pipeline import CudaPipeline
-from parnet_deploy.runtime.cuda.program import device_ordinal
-from parnet_deploy.runtime.cuda.ranges import NO_RANGES, NvtxRanges
+from parnet_deploy.runtime.cuda.ranges import open_ranges
 
 
 class CudaExecutor:
@@ -34,14 +34,15 @@ class CudaExecutor:
         self._plan = plan.manifest
         self._options = options
         backend = open_backend(plan)
-        self._ranges = NvtxRanges() if options.nvtx else NO_RANGES
+        self._ranges = open_ranges(wanted=options.nvtx)
         self._driver = open_driver(options.adapter)
         self._contexts: dict[str, Context] = {}
         self._engines: dict[str, DeviceEngine] = {}
         try:
             for device in dict.fromkeys(lane.device for lane in self._plan.placement.values()):
                 self._contexts[device] = Context(self._driver, device_ordinal(device))
-            loaded = load_engines(plan, backend, lambda lane: self._contexts[lane.device])
+            with DEVICE_SETUP:
+                loaded = load_engines(plan, backend, lambda lane: self._contexts[lane.device])
             # What a backend loads for lanes of GPUs are engines of GPUs.
             self._engines = cast(dict[str, DeviceEngine], loaded)
         except BaseException:
@@ -59,4 +60,5 @@ class CudaExecutor:
         for name, engine in self._engines.items():
             closers.append(partial(self._contexts[self._plan.placement[name].device].call, engine.close))
         self._engines, self._contexts = {}, {}
-        close_all(closers)
+        with DEVICE_SETUP:
+            close_all(closers)

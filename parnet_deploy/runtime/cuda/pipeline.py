@@ -14,6 +14,7 @@ from time import perf_counter
 from parnet_deploy.artifacts.cuda_options import GraphMode
 from parnet_deploy.artifacts.schemas import Lane, Launch, Plan, Record, Wait
 from parnet_deploy.engines.base import Array, BoundDeviceEngine, DeviceEngine
+from parnet_deploy.engines.gpus import DEVICE_SETUP, device_ordinal
 from parnet_deploy.errors import EngineError, InferenceError, ParNetError
 from parnet_deploy.planning.timeline import Span
 from parnet_deploy.runtime.base import BOUND_BATCH_SIZES, close_all
@@ -27,7 +28,6 @@ from parnet_deploy.runtime.cuda.program import (
     Segment,
     Upload,
     compile_program,
-    device_ordinal,
     split_into_segments,
 )
 from parnet_deploy.runtime.cuda.ranges import NO_RANGES, Ranges
@@ -53,7 +53,8 @@ class _Bound:
 
     def close(self) -> None:
         """Give up graphs, then engines."""
-        close_all([*self.closers, *(graph.close for graph in self.graphs)])
+        with DEVICE_SETUP:
+            close_all([*self.closers, *(graph.close for graph in self.graphs)])
 
 
 def _call_all(calls: Sequence[Callable[[], None]]) -> None:
@@ -219,6 +220,14 @@ class CudaPipeline:
             return bound
         if len(self._bound) == BOUND_BATCH_SIZES:
             self._bound.popitem(last=False)[1].close()
+        with DEVICE_SETUP:
+            engines, closers = self._bind(batch)
+        calls = self._calls(self._program.operations, engines, batch)
+        bound = self._bound[batch] = _Bound(engines, closers, calls, is_settled=self._graphs == "never")
+        return bound
+
+    def _bind(self, batch: int) -> tuple[dict[str, BoundDeviceEngine], list[Callable[[], None]]]:
+        """Return engines bound to the pipeline's memory and streams, and what closes them."""
         engines: dict[str, BoundDeviceEngine] = {}
         closers: list[Callable[[], None]] = []
         try:
@@ -233,9 +242,7 @@ class CudaPipeline:
             with suppress(ParNetError):
                 close_all(closers)
             raise
-        calls = self._calls(self._program.operations, engines, batch)
-        bound = self._bound[batch] = _Bound(engines, closers, calls, is_settled=self._graphs == "never")
-        return bound
+        return engines, closers
 
     def _calls(
         self,
@@ -277,9 +284,9 @@ class CudaPipeline:
     def _settle(self, bound: _Bound, batch: int) -> None:
         """Capture the calls of a batch size into graphs, or keep them as they are where that is not possible."""
         try:
-            calls = [
-                call for segment in split_into_segments(self._program) for call in self._capture(segment, bound, batch)
-            ]
+            with DEVICE_SETUP:
+                segments = split_into_segments(self._program)
+                calls = [call for segment in segments for call in self._capture(segment, bound, batch)]
         except EngineError as error:
             close_all([graph.close for graph in bound.graphs])
             bound.graphs.clear()

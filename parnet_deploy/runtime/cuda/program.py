@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from parnet_deploy.artifacts.schemas import Copy, Lane, Launch, Plan, Record, Wait
+from parnet_deploy.engines.gpus import device_ordinal
 from parnet_deploy.errors import EngineError
 from parnet_deploy.planning.schedule import HOST, add_host_sync
 
@@ -119,11 +120,6 @@ def split_into_segments(program: Program) -> tuple[Segment, ...]:
         Segment(run[0].lane, tuple(run), is_graph=any(isinstance(operation, Launch) for operation in run))
         for run in segments
     )
-
-
-def device_ordinal(device: str) -> int:
-    """Return the driver's number of a device: 1 for `cuda:1`."""
-    return int(device.removeprefix(_PREFIX))
 
 
 def compile_program(plan: Plan, reaches: Callable[[int, int], bool]) -> Program:

@@ -2,8 +2,9 @@
 
 Known of pycuda 2026.1: `memcpy_peer_async` ignores the contexts that it is given; there are no graphs; an `Event` does
 not tell its handle. A `Context` may be pushed in any thread, but what was made in it frees itself only where that very
-object is current. `detach` of a primary context pushes it, releases it and leaves it pushed; in another thread than the
-one that retained it, it releases nothing. Peer access is enabled by the bindings, which tell what is enabled already.
+object is current, and only prints what failed. `detach` of a primary context pushes it, releases it and leaves it
+pushed; in another thread than the one that retained it, it just forgets the context, without a call of the driver. Peer
+access is enabled by the bindings, which tell what is enabled already.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ import ctypes
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import wraps
-from threading import Lock, get_ident
+from threading import Lock, Thread, get_ident
 from typing import Any, ParamSpec, TypeVar
 
 import numpy as np
@@ -98,11 +99,14 @@ class PycudaDriver(CudaBindingsDriver):
             if retained.users:
                 return
             del self._contexts[context]
-        retained.context.detach()
         if retained.thread == get_ident():
-            cuda.cuCtxPopCurrent()
+            # Another thread only forgets it: what is current in this one, maybe another library's context, stays so.
+            forget = Thread(target=retained.context.detach)
+            forget.start()
+            forget.join()
         else:
-            super().release_context(device, context)
+            retained.context.detach()
+        super().release_context(device, context)
 
     @_translated
     def push_context(self, context: int) -> None:

@@ -32,18 +32,30 @@ class _NoRanges:
 NO_RANGES: Ranges = _NoRanges()
 
 
-class NvtxRanges:
-    """Ranges of the domain `parnet-deploy`; they cost next to nothing while no tool is attached."""
+def open_ranges(*, wanted: bool) -> Ranges:
+    """Return ranges of the domain `parnet-deploy`, or `NO_RANGES` where they are not wanted or no tool records them.
 
-    def __init__(self) -> None:
-        """Raise `MissingDependencyError` if the package `nvtx` is not installed."""
-        try:
-            import nvtx
-        except ImportError as error:
-            raise MissingDependencyError(
-                f"NVTX ranges need the package nvtx ({error})", remedy="pip install 'parnet-deploy[cuda]'"
-            ) from error
-        self._domain: Any = nvtx.get_domain(_DOMAIN)
+    A tool is attached when the process starts or not at all, so ranges cost nothing without one.
+
+    Raises:
+        MissingDependencyError: they are wanted, and the package `nvtx` is not installed.
+    """
+    if not wanted:
+        return NO_RANGES
+    try:
+        import nvtx
+    except ImportError as error:
+        raise MissingDependencyError(
+            f"NVTX ranges need the package nvtx ({error})", remedy="pip install 'parnet-deploy[cuda]'"
+        ) from error
+    domain = nvtx.get_domain(_DOMAIN)
+    # Without a tool, or where it leaves this domain out, the package returns another class's object.
+    return _NvtxRanges(domain) if isinstance(domain, nvtx.Domain) else NO_RANGES
+
+
+class _NvtxRanges:
+    def __init__(self, domain: Any) -> None:
+        self._domain = domain
 
     @contextmanager
     def range(self, name: str) -> Iterator[None]:

@@ -5,16 +5,27 @@ from __future__ import annotations
 import ctypes
 import json
 import os
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterator
-from importlib.util import find_spec
 from pathlib import Path
+from typing import NamedTuple
 
 import pytest
 
 from parnet_deploy.runtime.cuda.driver import Driver, open_driver
 
 LIVE = ("contexts", "streams", "events", "device buffers", "pinned buffers", "pushed contexts", "graphs")
+
+
+class Executed(NamedTuple):
+    """An operation that a stream has executed; `stream` is its number, times are virtual microseconds."""
+
+    name: str
+    device: int
+    stream: int
+    size: int
+    begin_us: float
+    end_us: float
 
 
 class Simulation:
@@ -36,6 +47,10 @@ class Simulation:
             ("lose", None, ctypes.c_int),
             ("set_peer", None, ctypes.c_int, ctypes.c_int, ctypes.c_int),
             ("set_free_bytes", None, ctypes.c_uint64),
+            ("clock", None, ctypes.c_int),
+            ("link", None, ctypes.c_int, ctypes.c_int, ctypes.c_double, ctypes.c_double),
+            ("next_host", None, ctypes.c_double),
+            ("stream_number", ctypes.c_int, ctypes.c_void_p),
         ):
             function = getattr(self._library, f"cudasim_{name}")
             function.restype, function.argtypes = result, arguments
@@ -82,10 +97,14 @@ class Simulation:
 
     def trace_stop(self) -> list[tuple[str, int, int, int]]:
         """Every operation executed since: name, device, stream, bytes."""
+        return [(row.name, row.device, row.stream, row.size) for row in self.timed_trace_stop()]
+
+    def timed_trace_stop(self) -> list[Executed]:
+        """The same, with virtual times."""
         text = ctypes.create_string_buffer(1 << 20)
         assert self._trace_stop(text, 1 << 20) < 1 << 20
         rows = (line.split() for line in text.value.decode().splitlines())
-        return [(name, int(device), int(stream), int(size)) for name, device, stream, size in rows]
+        return [Executed(name, *map(int, numbers[:3]), *map(float, numbers[3:])) for name, *numbers in rows]
 
     def lose(self, device: int) -> None:
         """Let a device answer as after an illegal access, until all have given its context back."""
@@ -99,13 +118,38 @@ class Simulation:
         """Leave each device so much to allocate."""
         self._set_free_bytes(size_bytes)
 
+    def clock(self, *, on: bool) -> None:
+        """Let events tell virtual time or real time; copies take no virtual time until their link is set."""
+        self._clock(on)
 
-@pytest.fixture(scope="session")
-def counts() -> Iterator[Counter[str]]:
-    """What was tried, for the summary of the run outside."""
-    counts: Counter[str] = Counter()
-    yield counts
-    Path(os.environ["CUDASIM_REPORT"]).write_text(json.dumps(counts))
+    def link(self, source: str, target: str, latency_us: float, bandwidth_gb_s: float) -> None:
+        """Say what copies take that are enqueued from now on, one way; devices are named as in a lane."""
+        ends = (-1 if device == "cpu" else int(device.removeprefix("cuda:")) for device in (source, target))
+        self._link(*ends, latency_us, bandwidth_gb_s)
+
+    def next_host(self, duration_us: float) -> None:
+        """Say what the next host function takes that this thread enqueues or captures."""
+        self._next_host(duration_us)
+
+    def stream_number(self, handle: int) -> int:
+        """The number of a stream in the trace."""
+        return int(self._stream_number(handle))
+
+
+# What was tried, by adapter ("" where it needs none), for the summary of the run outside.
+_tried: defaultdict[str, Counter[str]] = defaultdict(Counter)
+
+
+def pytest_sessionfinish() -> None:
+    """Hand the counts on."""
+    Path(os.environ["CUDASIM_REPORT"]).write_text(json.dumps(_tried))
+
+
+@pytest.fixture
+def counts(request: pytest.FixtureRequest) -> Counter[str]:
+    """What was tried on the test's adapter."""
+    callspec = getattr(request.node, "callspec", None)
+    return _tried[callspec.params.get("any_driver", "") if callspec else ""]
 
 
 @pytest.fixture(scope="session")
@@ -115,10 +159,11 @@ def simulation() -> Simulation:
 
 @pytest.fixture
 def sim(simulation: Simulation, counts: Counter[str]) -> Iterator[Simulation]:
-    """The controls, with no delays at first; afterwards nothing may be alive or misused."""
+    """The controls, with no delays and real time at first; afterwards nothing may be alive or misused."""
     simulation.delays(0, 0)
     simulation.hold(0, 0)
     simulation.fail_at(0)
+    simulation.clock(on=False)
     before = simulation.calls(), simulation.steps()
     yield simulation
     simulation.fail_at(0)
@@ -128,18 +173,16 @@ def sim(simulation: Simulation, counts: Counter[str]) -> Iterator[Simulation]:
     counts["operations executed"] += simulation.steps() - before[1]
 
 
-@pytest.fixture(scope="session", params=["cuda-bindings", "pycuda"])
+@pytest.fixture(scope="session", params=os.environ["CUDASIM_ADAPTERS"].split(","))
 def any_driver(request: pytest.FixtureRequest) -> Driver:
     name: str = request.param
-    if name == "pycuda" and find_spec("pycuda") is None:
-        pytest.skip("pycuda is not installed (it is compiled, and needs a CUDA toolkit)")
     return open_driver(name)
 
 
 @pytest.fixture
 def driver(any_driver: Driver, sim: Simulation, counts: Counter[str]) -> Driver:  # noqa: ARG001
-    """Each adapter that is installed, opened once: the driver cannot be closed."""
-    counts[f"tests on {any_driver.name}"] += 1
+    """Each adapter, opened once: the driver cannot be closed."""
+    counts["tests on an adapter"] += 1
     return any_driver
 
 

@@ -8,16 +8,17 @@ from typing import Any
 
 import numpy as np
 import pytest
+from cuda.bindings import driver as cuda
 
 from parnet_deploy.errors import EngineError, MissingDependencyError
 from parnet_deploy.runtime.cuda.driver import Driver, open_driver
 from parnet_deploy.runtime.cuda.objects import Buffer, Context, Event, PinnedBuffer, Stream, close_contexts
+from tests.cuda_sim.inside.failing import each_failing_call
 
 VALUES = np.arange(1000, dtype=np.float32)
-LAUNCH_FAILED = 719
 
 
-def round_trip(driver: Driver, *, peer: bool = True) -> np.ndarray:
+def round_trip(driver: Driver) -> np.ndarray:
     """Bring numbers to device 0, on to device 1 and back, with an event between the streams."""
     contexts: list[Context] = []
     try:
@@ -25,8 +26,7 @@ def round_trip(driver: Driver, *, peer: bool = True) -> np.ndarray:
         first, second = contexts
         with first:
             up, there, event, source = Stream(first), Buffer(first, 4000), Event(first), PinnedBuffer(first, 4000)
-            if peer:
-                driver.enable_peer_access(second.handle)
+            driver.enable_peer_access(second.handle)
         with second:
             down, here, target = Stream(second), Buffer(second, 4000), PinnedBuffer(second, 4000)
         source.array((1000,), "float32")[...] = VALUES
@@ -61,30 +61,12 @@ def test_devices_are_described(sim: Any, driver: Driver) -> None:
     sim.set_peer(0, 2, reach=True)
 
 
-def test_whatever_call_fails_nothing_is_left(sim: Any, driver: Driver, counts: Counter[str]) -> None:
-    begin = sim.calls()
-    round_trip(driver)
-    calls = sim.calls() - begin
-    reported = 0
-    for call in range(1, calls + 1):
-        sim.fail_at(call, LAUNCH_FAILED)
-        errors: list[str] = []
-        try:
-            round_trip(driver)
-        except EngineError as error:
-            errors.append(error.what)
-        for what in errors:
-            assert f"{sim.failed_call()} with CUDA_ERROR_LAUNCH_FAILED" in what
-            reported += 1
-        assert sim.failed_call(), f"call {call} of {calls} was not reached"
-        sim.fail_at(0)
-        assert sim.live() == {}, f"after call {call}"
-        assert sim.faults() == ""
+def test_whatever_call_fails_nothing_is_left(
+    sim: Any, driver: Driver, counts: Counter[str], capfd: pytest.CaptureFixture[str]
+) -> None:
+    for _ in each_failing_call(sim, driver, capfd, counts, lambda: round_trip(driver)):
         # And the next one works.
         np.testing.assert_array_equal(round_trip(driver), VALUES.reshape(10, 100))
-    # pycuda writes to stderr what fails while it frees.
-    assert reported >= calls - (0 if driver.name == "cuda-bindings" else 14)
-    counts["faults injected"] += calls
 
 
 def test_closing_twice_frees_once_and_in_the_reverse_order(sim: Any, driver: Driver) -> None:
@@ -134,6 +116,41 @@ def test_a_context_is_closed_by_another_thread_than_opened_it(sim: Any, driver: 
     thread.join()
     assert failures == []
     assert sim.live() == {}
+
+
+def test_a_context_outlives_the_thread_that_opened_it(sim: Any, driver: Driver) -> None:
+    """The system gives the names of threads that have ended to new ones."""
+    opened: list[Context] = []
+    for _ in range(3):
+        for step in (lambda: opened.append(Context(driver, 1)), lambda: opened.pop().close()):
+            thread = threading.Thread(target=step)
+            thread.start()
+            thread.join()
+        assert sim.live() == {}
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_what_another_library_made_current_stays_so(sim: Any, driver: Driver, fails: bool) -> None:
+    """Torch and TensorRT have the primary context current in their threads, the same one or another device's."""
+    for device in range(2):
+        theirs = cuda.cuDevicePrimaryCtxRetain(device)[1]
+        cuda.cuCtxSetCurrent(theirs)
+        context = Context(driver, 0)
+        with context:
+            Stream(context), Buffer(context, 64)
+            assert int(cuda.cuCtxGetCurrent()[1]) == context.handle
+        assert cuda.cuCtxGetCurrent()[1] == theirs
+        # Closing makes the context current for each of what it owns, and gives it up all the same where that fails.
+        sim.fail_at(1 if fails else 0)
+        errors: list[str] = []
+        try:
+            context.close()
+        except EngineError as error:
+            errors.append(error.what)
+        assert errors == (["the CUDA driver answered cuCtxPushCurrent with CUDA_ERROR_OUT_OF_MEMORY"] if fails else [])
+        assert cuda.cuCtxGetCurrent()[1] == theirs
+        cuda.cuCtxSetCurrent(0)
+        cuda.cuDevicePrimaryCtxRelease(device)
 
 
 def test_events_tell_the_time_between_them(sim: Any, driver: Driver) -> None:

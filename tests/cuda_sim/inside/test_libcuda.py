@@ -167,6 +167,87 @@ def test_a_graph_runs_in_every_order_that_its_events_allow(sim: Any) -> None:
 
 
 @pytest.mark.usefixtures("context")
+def test_virtual_time_follows_streams_and_events_alone(sim: Any) -> None:
+    """Two streams of known costs, in whatever order they really run; a wait is for the record before it."""
+    sim.clock(on=True)
+    sim.link("cpu", "cuda:0", 2.0, 1.0)
+    sim.link("cuda:0", "cpu", 3.0, 0.5)
+    first, second = streams = [good(cuda.cuStreamCreate(1)) for _ in range(2)]
+    start, middle, end, late = events = [good(cuda.cuEventCreate(0)) for _ in range(4)]
+    pinned, device = good(cuda.cuMemHostAlloc(SIZE, 0)), good(cuda.cuMemAlloc(SIZE))
+    done = ctypes.CFUNCTYPE(None, ctypes.c_void_p)(lambda _: None)
+    function = cuda.CUhostFn(ctypes.cast(done, ctypes.c_void_p).value)
+    up_us, down_us = 2.0 + SIZE / 1e3, 3.0 + SIZE / 0.5e3
+    for seed in range(20):
+        sim.delays(seed, 300)
+        good(cuda.cuEventRecord(start, first))
+        good(cuda.cuMemcpyHtoDAsync(device, pinned, SIZE, first))
+        good(cuda.cuEventRecord(middle, first))
+        good(cuda.cuStreamWaitEvent(second, middle, 0))
+        # The wait is for the record above, not for the ones that follow.
+        sim.next_host(1000.0)
+        good(cuda.cuLaunchHostFunc(first, function, 0))
+        good(cuda.cuEventRecord(middle, first))
+        good(cuda.cuMemcpyDtoHAsync(pinned, device, SIZE, second))
+        # The cost was for one function only.
+        good(cuda.cuLaunchHostFunc(second, function, 0))
+        good(cuda.cuEventRecord(end, second))
+        good(cuda.cuStreamWaitEvent(first, end, 0))
+        good(cuda.cuEventRecord(late, first))
+        good(cuda.cuEventSynchronize(late))
+        elapsed_us = [1e3 * good(cuda.cuEventElapsedTime(start, event)) for event in (middle, end, late)]
+        assert elapsed_us == pytest.approx([up_us + 1000, up_us + down_us, up_us + 1000], rel=1e-6)
+        good(cuda.cuStreamWaitEvent(second, late, 0))
+    good(cuda.cuStreamSynchronize(second))
+    good(cuda.cuMemFree(device))
+    good(cuda.cuMemFreeHost(pinned))
+    for event in events:
+        good(cuda.cuEventDestroy(event))
+    for stream in streams:
+        good(cuda.cuStreamDestroy(stream))
+
+
+@pytest.mark.usefixtures("context")
+def test_a_graphs_branches_take_the_time_of_the_longer(sim: Any) -> None:
+    """Nodes are executed one at a time, in any order; in virtual time branches run side by side."""
+    sim.clock(on=True)
+    first, second = streams = [good(cuda.cuStreamCreate(1)) for _ in range(2)]
+    fork, join = (good(cuda.cuEventCreate(2)) for _ in range(2))
+    start, end = (good(cuda.cuEventCreate(0)) for _ in range(2))
+    done = ctypes.CFUNCTYPE(None, ctypes.c_void_p)(lambda _: None)
+    function = cuda.CUhostFn(ctypes.cast(done, ctypes.c_void_p).value)
+
+    def launch(stream: Any, cost_us: float) -> None:
+        sim.next_host(cost_us)
+        good(cuda.cuLaunchHostFunc(stream, function, 0))
+
+    good(cuda.cuStreamBeginCapture(first, cuda.CUstreamCaptureMode.CU_STREAM_CAPTURE_MODE_THREAD_LOCAL))
+    launch(first, 1.0)
+    good(cuda.cuEventRecord(fork, first))
+    good(cuda.cuStreamWaitEvent(second, fork, 0))
+    launch(first, 10.0)
+    launch(second, 20.0)
+    launch(second, 30.0)
+    good(cuda.cuEventRecord(join, second))
+    good(cuda.cuStreamWaitEvent(first, join, 0))
+    launch(first, 100.0)
+    graph = good(cuda.cuStreamEndCapture(first))
+    launchable = good(cuda.cuGraphInstantiate(graph, 0))
+    for _ in range(20):
+        good(cuda.cuEventRecord(start, first))
+        good(cuda.cuGraphLaunch(launchable, first))
+        good(cuda.cuEventRecord(end, first))
+        good(cuda.cuEventSynchronize(end))
+        assert 1e3 * good(cuda.cuEventElapsedTime(start, end)) == pytest.approx(151.0, rel=1e-6)
+    good(cuda.cuGraphExecDestroy(launchable))
+    good(cuda.cuGraphDestroy(graph))
+    for event in (fork, join, start, end):
+        good(cuda.cuEventDestroy(event))
+    for stream in streams:
+        good(cuda.cuStreamDestroy(stream))
+
+
+@pytest.mark.usefixtures("context")
 def test_host_functions_run_in_the_streams_order() -> None:
     stream = good(cuda.cuStreamCreate(1))
     seen: list[int] = []

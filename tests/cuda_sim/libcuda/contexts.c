@@ -9,7 +9,7 @@
 
 int sim_device_count, sim_initialised;
 struct Context sim_contexts[MAX_DEVICES];
-static unsigned char peers[MAX_DEVICES][MAX_DEVICES];
+static unsigned char apart[MAX_DEVICES][MAX_DEVICES]; /* who cannot reach each other's memory */
 static uint64_t memory_bytes = 1ull << 30;
 static __thread CUcontext stack[MAX_STACK];
 static __thread int depth;
@@ -17,7 +17,7 @@ static __thread int depth;
 /* Devices i and j reach each other's memory, or do not. */
 void cudasim_set_peer(int i, int j, int reach) {
     pthread_mutex_lock(&sim_lock);
-    peers[i][j] = peers[j][i] = (unsigned char)reach;
+    apart[i][j] = apart[j][i] = !reach;
     pthread_mutex_unlock(&sim_lock);
 }
 
@@ -46,7 +46,6 @@ CUresult cuInit(unsigned flags) {
         for (int i = 0; i < MAX_DEVICES; i++) {
             sim_contexts[i].device = i;
             sim_contexts[i].free_bytes = memory_bytes;
-            memset(peers[i], 1, sizeof peers[i]);
         }
         sim_initialised = 1;
     }
@@ -101,7 +100,7 @@ CUresult cuDeviceTotalMem_v2(size_t *bytes, CUdevice device) {
 CUresult cuDeviceCanAccessPeer(int *can, CUdevice device, CUdevice peer) {
     CALL(cuDeviceCanAccessPeer);
     if (!is_device(device) || !is_device(peer)) return INVALID_DEVICE;
-    *can = device != peer && peers[device][peer];
+    *can = device != peer && !apart[device][peer];
     return SUCCESS;
 }
 
@@ -213,7 +212,7 @@ CUresult cuCtxEnablePeerAccess(CUcontext peer, unsigned flags) {
     CUresult result = sim_need_context(&context);
     if (result) return result;
     if (!peer || !peer->references) return INVALID_CONTEXT;
-    if (flags || peer == context || !peers[context->device][peer->device]) return PEER_ACCESS_UNSUPPORTED;
+    if (flags || peer == context || apart[context->device][peer->device]) return PEER_ACCESS_UNSUPPORTED;
     pthread_mutex_lock(&sim_lock);
     if (context->reaches[peer->device]) result = PEER_ACCESS_ALREADY_ENABLED;
     context->reaches[peer->device] = 1;

@@ -19,7 +19,7 @@ static uint64_t seed = 1;
 static unsigned epoch, delay_us, hold_us;
 static int held;
 
-static struct { char name[40]; int device, stream; size_t size; } *trace;
+static struct { char name[40]; int device, stream; size_t size; double begin_us, end_us; } *trace;
 static size_t trace_length, trace_room;
 static int tracing;
 
@@ -43,7 +43,7 @@ void sim_fault(const char *what) {
     snprintf(fault_text, sizeof fault_text, "%s", what);
 }
 
-void sim_trace(const char *name, int device, int stream, size_t size) {
+void sim_trace(const char *name, int device, int stream, size_t size, double begin_us, double end_us) {
     steps++;
     if (!tracing) return;
     if (trace_length == trace_room) {
@@ -53,6 +53,8 @@ void sim_trace(const char *name, int device, int stream, size_t size) {
     snprintf(trace[trace_length].name, sizeof trace[0].name, "%s", name);
     trace[trace_length].device = device;
     trace[trace_length].stream = stream;
+    trace[trace_length].begin_us = begin_us;
+    trace[trace_length].end_us = end_us;
     trace[trace_length++].size = size;
 }
 
@@ -141,15 +143,16 @@ void cudasim_trace_start(void) {
     pthread_mutex_unlock(&sim_lock);
 }
 
-/* Stop, and write what was executed since the start as lines "name device stream bytes"; return the length needed. */
+/* Stop, and write what was executed since the start as lines "name device stream bytes begin end", the last two in
+ * virtual us; return the length needed. */
 size_t cudasim_trace_stop(char *text, size_t size) {
     pthread_mutex_lock(&sim_lock);
     size_t used = 0;
     tracing = 0;
     for (size_t i = 0; i < trace_length; i++) {
         size_t room = used < size ? size - used : 0;
-        used += (size_t)snprintf(room ? text + used : NULL, room, "%s %d %d %zu\n", trace[i].name, trace[i].device,
-                                 trace[i].stream, trace[i].size);
+        used += (size_t)snprintf(room ? text + used : NULL, room, "%s %d %d %zu %.17g %.17g\n", trace[i].name,
+                                 trace[i].device, trace[i].stream, trace[i].size, trace[i].begin_us, trace[i].end_us);
     }
     pthread_mutex_unlock(&sim_lock);
     return used;

@@ -20,6 +20,7 @@ struct GraphExec {
 
 typedef struct Graph *CUgraph;
 typedef struct GraphExec *CUgraphExec;
+typedef void *CUgraphNode;
 
 int sim_is_captured(struct Event *event) { return event->capture && event->capture->is_open; }
 
@@ -45,6 +46,10 @@ CUresult sim_capture(CUstream stream, struct Step *step) {
         step->event->capture_after = stream->capture_after;
         return SUCCESS;
     }
+    if (step->kind == GRAPH) {
+        graph->error = STREAM_CAPTURE_INVALIDATED;
+        return STREAM_CAPTURE_UNSUPPORTED;
+    }
     if (graph->count == MAX_NODES) return OUT_OF_MEMORY;
     graph->nodes[graph->count] = *step;
     graph->after[graph->count] = stream->capture_after;
@@ -58,6 +63,55 @@ CUresult sim_break_capture(CUstream stream) {
     stream->capture->error = STREAM_CAPTURE_INVALIDATED;
     pthread_mutex_unlock(&sim_lock);
     return STREAM_CAPTURE_UNSUPPORTED;
+}
+
+/* A node's handle is its number from 1. */
+static uint64_t nodes_of(const CUgraphNode *handles, size_t count) {
+    uint64_t nodes = 0;
+    for (size_t i = 0; i < count; i++) nodes |= 1ull << ((uintptr_t)handles[i] - 1);
+    return nodes;
+}
+
+CUresult cuStreamGetCaptureInfo_v2(CUstream stream, int *status, uint64_t *id, CUgraph *graph,
+                                   const CUgraphNode **nodes, size_t *count) {
+    CALL(cuStreamGetCaptureInfo);
+    pthread_mutex_lock(&sim_lock);
+    *status = stream->capture != NULL;
+    *id = (uintptr_t)stream->capture;
+    *graph = stream->capture;
+    *nodes = stream->capture_handles;
+    *count = 0;
+    for (uintptr_t i = 0; stream->capture && i < MAX_NODES; i++)
+        if (stream->capture_after >> i & 1) stream->capture_handles[(*count)++] = (void *)(i + 1);
+    pthread_mutex_unlock(&sim_lock);
+    return SUCCESS;
+}
+
+CUresult cuGraphAddChildGraphNode(CUgraphNode *node, CUgraph graph, const CUgraphNode *after, size_t count,
+                                  CUgraph child) {
+    CALL(cuGraphAddChildGraphNode);
+    if (!graph || !graph->alive || !child->alive) return INVALID_VALUE;
+    pthread_mutex_lock(&sim_lock);
+    CUresult result = graph->count == MAX_NODES ? OUT_OF_MEMORY : SUCCESS;
+    if (!result) {
+        /* The child is copied: what becomes of it later changes nothing here. */
+        struct GraphExec *copy = calloc(1, sizeof *copy);
+        copy->graph = *child;
+        graph->nodes[graph->count] = (struct Step){.kind = GRAPH, .name = "graph", .graph = copy};
+        graph->after[graph->count] = nodes_of(after, count);
+        *node = (void *)(uintptr_t)++graph->count;
+    }
+    pthread_mutex_unlock(&sim_lock);
+    return result;
+}
+
+CUresult cuStreamUpdateCaptureDependencies(CUstream stream, CUgraphNode *nodes, size_t count, unsigned is_set) {
+    CALL(cuStreamUpdateCaptureDependencies);
+    if (!stream->capture) return INVALID_VALUE;
+    pthread_mutex_lock(&sim_lock);
+    stream->capture_after = (is_set ? 0 : stream->capture_after) | nodes_of(nodes, count);
+    pthread_mutex_unlock(&sim_lock);
+    return SUCCESS;
 }
 
 CUresult cuStreamBeginCapture_v2(CUstream stream, int mode) {
@@ -152,13 +206,23 @@ CUresult cuGraphLaunch(CUgraphExec graph, CUstream stream) {
     return sim_add(stream, (struct Step){.kind = GRAPH, .name = "graph", .graph = graph});
 }
 
-void sim_run_graph(struct GraphExec *exec, CUcontext context, struct Stream *stream) {
+/* Run a graph that begins at a virtual time, and return the one at which the last node ends; a node begins when all that
+ * it comes after have ended. */
+double sim_run_graph(struct GraphExec *exec, CUcontext context, struct Stream *stream, double start_us) {
     struct Graph *graph = &exec->graph;
+    double ends_us[MAX_NODES], last_us = start_us;
     uint64_t done = 0;
     while (done != all_nodes(graph)) {
         int node = (int)(sim_random(&stream->random) % (uint64_t)graph->count);
         if (done >> node & 1 || graph->after[node] & ~done) continue;
-        sim_execute(&graph->nodes[node], context, stream->id);
+        struct Step *step = &graph->nodes[node];
+        double begin_us = start_us;
+        for (int i = 0; i < node; i++)
+            if (graph->after[node] >> i & 1 && ends_us[i] > begin_us) begin_us = ends_us[i];
+        ends_us[node] = step->kind == GRAPH ? sim_run_graph(step->graph, context, stream, begin_us)
+                                            : sim_execute(step, context, stream->id, begin_us);
+        if (ends_us[node] > last_us) last_us = ends_us[node];
         done |= 1ull << node;
     }
+    return last_us;
 }

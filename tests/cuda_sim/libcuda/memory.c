@@ -140,6 +140,7 @@ static CUresult copy(const char *name, void *to, int to_device, const void *from
             result = INVALID_VALUE;
         }
     }
+    if (!result) step.cost_us = sim_copy_us(step.from_memory, step.to_memory, size);
     pthread_mutex_unlock(&sim_lock);
     return result ? result : sim_add(stream, step);
 }

@@ -1,8 +1,10 @@
 /* A CUDA driver in host memory: what its parts share.
  *
  * Every stream is a thread that executes its operations in order, each after a random delay, so whatever the calls do not
- * order happens in any order. Objects are never given back to the allocator while the process lives, so that the use of
- * a destroyed one is answered with an error and not with a crash. One lock guards all state; operations run without it.
+ * order happens in any order. Beside that, streams and events keep a virtual time: an operation begins when the one before
+ * it has ended, a wait ends when the record has been reached that it is for, and a test says what operations cost. Objects
+ * are never given back to the allocator while the process lives, so that the use of a destroyed one is answered with an
+ * error and not with a crash. One lock guards all state; operations run without it.
  */
 #ifndef SIM_H
 #define SIM_H
@@ -63,12 +65,17 @@ struct Allocation {
     struct Allocation *next;
 };
 
+/* One record of an event: who waits for it keeps to it, also when the event is recorded anew. */
+struct Mark {
+    int reached;
+    double real_ms, virtual_us;
+};
+
 struct Event {
     CUcontext context;
     int alive;
     int timing;
-    uint64_t recorded, done; /* how often it was recorded, and which of these has been reached */
-    double time_ms;
+    struct Mark *latest; /* none before the first record */
     struct Graph *capture; /* the graph that a record in capture belongs to, and the node that it stands for */
     uint64_t capture_after;
 };
@@ -81,10 +88,11 @@ struct Step {
     size_t size;
     unsigned char value;
     struct Event *event;
-    uint64_t generation;
+    struct Mark *mark;
     CUhostFn function;
     void *data;
     struct GraphExec *graph;
+    double cost_us;
     struct Step *next;
 };
 
@@ -93,9 +101,11 @@ struct Stream {
     int id, alive;
     uint64_t random;
     unsigned epoch, slowness;
+    double now_us; /* the virtual time at which what has been executed ended */
     struct Step *head, *tail; /* the head stays until it has been executed */
     struct Graph *capture;
     uint64_t capture_after; /* nodes that the next captured one comes after, as a bit each */
+    void *capture_handles[64]; /* the same nodes as handles, for whoever asks */
     pthread_t thread;
 };
 
@@ -108,11 +118,16 @@ extern struct Context sim_contexts[MAX_DEVICES];
 CUresult sim_enter(const char *name);
 void sim_live(int what, long change);
 void sim_fault(const char *what);
-void sim_trace(const char *name, int device, int stream, size_t size);
+void sim_trace(const char *name, int device, int stream, size_t size, double begin_us, double end_us);
 uint64_t sim_random(uint64_t *state);
 void sim_delay(struct Stream *stream);
 double sim_now_ms(void);
 enum { LIVE_CONTEXTS, LIVE_STREAMS, LIVE_EVENTS, LIVE_DEVICE, LIVE_PINNED, LIVE_PUSHED, LIVE_GRAPHS, LIVE_COUNT };
+
+/* clock.c */
+double sim_copy_us(const struct Allocation *from, const struct Allocation *to, size_t size);
+double sim_next_host_us(void);
+int sim_clock_is_on(void);
 
 /* contexts.c */
 CUcontext sim_current(void);
@@ -124,14 +139,14 @@ int sim_memory_is_intact(void);
 
 /* streams.c */
 CUresult sim_add(CUstream stream, struct Step step);
-void sim_execute(struct Step *step, CUcontext context, int stream);
+double sim_execute(struct Step *step, CUcontext context, int stream, double begin_us);
 
 /* graphs.c */
 CUresult sim_break_capture(CUstream stream);
 /* the others are called with the lock held */
 CUresult sim_capture(CUstream stream, struct Step *step);
 int sim_is_captured(struct Event *event);
-void sim_run_graph(struct GraphExec *graph, CUcontext context, struct Stream *stream);
+double sim_run_graph(struct GraphExec *graph, CUcontext context, struct Stream *stream, double start_us);
 
 /* Begin a call of the driver, which may be told to fail instead. */
 #define CALL(name)                                                                                                     \

@@ -6,22 +6,27 @@
 
 static int last_id;
 
-/* Execute one step; without the lock. */
-void sim_execute(struct Step *step, CUcontext context, int stream) {
+/* Execute one step, which begins at a virtual time, and return when it ends; without the lock. */
+double sim_execute(struct Step *step, CUcontext context, int stream, double begin_us) {
     pthread_mutex_lock(&sim_lock);
     int lost = (step->to_memory && !step->to_memory->alive) || (step->from_memory && !step->from_memory->alive);
     if (lost) {
         sim_fault("an operation was executed on freed memory");
         context->error = ILLEGAL_ADDRESS;
     }
-    sim_trace(step->name, context->device, stream, step->size);
-    while (step->kind == WAIT && step->event->done < step->generation) pthread_cond_wait(&sim_changed, &sim_lock);
+    double end_us = begin_us + step->cost_us;
+    if (step->kind == WAIT && step->mark) {
+        while (!step->mark->reached) pthread_cond_wait(&sim_changed, &sim_lock);
+        if (end_us < step->mark->virtual_us) end_us = step->mark->virtual_us;
+    }
+    sim_trace(step->name, context->device, stream, step->size, begin_us, end_us);
     pthread_mutex_unlock(&sim_lock);
     /* After an error a context executes nothing more. */
-    if (context->error) return;
+    if (context->error) return end_us;
     if (step->kind == COPY) memcpy(step->to, step->from, step->size);
     if (step->kind == SET) memset(step->to, step->value, step->size);
     if (step->kind == HOST_FUNCTION) step->function(step->data);
+    return end_us;
 }
 
 static void *serve(void *argument) {
@@ -34,14 +39,11 @@ static void *serve(void *argument) {
         if (!step) return NULL;
         sim_delay(stream);
         if (step->kind == GRAPH)
-            sim_run_graph(step->graph, stream->context, stream);
+            stream->now_us = sim_run_graph(step->graph, stream->context, stream, stream->now_us);
         else
-            sim_execute(step, stream->context, stream->id);
+            stream->now_us = sim_execute(step, stream->context, stream->id, stream->now_us);
         pthread_mutex_lock(&sim_lock);
-        if (step->kind == RECORD) {
-            step->event->done = step->generation;
-            step->event->time_ms = sim_now_ms();
-        }
+        if (step->kind == RECORD) *step->mark = (struct Mark){1, sim_now_ms(), stream->now_us};
         stream->head = step->next;
         if (!stream->head) stream->tail = NULL;
         pthread_cond_broadcast(&sim_changed);
@@ -68,10 +70,10 @@ CUresult sim_add(CUstream stream, struct Step step) {
         result = sim_capture(stream, &step);
     } else {
         if (step.kind == RECORD) {
-            step.generation = ++step.event->recorded;
+            step.event->latest = calloc(1, sizeof *step.event->latest);
             step.event->capture = NULL;
         }
-        if (step.kind == WAIT) step.generation = step.event->recorded;
+        if (step.kind == RECORD || step.kind == WAIT) step.mark = step.event->latest;
         struct Step *new = malloc(sizeof *new);
         *new = step;
         new->next = NULL;
@@ -142,6 +144,9 @@ CUresult cuStreamSynchronize(CUstream stream) {
     return result ? result : drained;
 }
 
+/* A stream's number in the trace. */
+int cudasim_stream_number(CUstream stream) { return stream->id; }
+
 CUresult cuStreamQuery(CUstream stream) {
     CALL(cuStreamQuery);
     CUresult result = check(stream);
@@ -156,7 +161,9 @@ CUresult cuStreamGetCtx(CUstream stream, CUcontext *context) {
 
 CUresult cuLaunchHostFunc(CUstream stream, CUhostFn function, void *data) {
     CALL(cuLaunchHostFunc);
-    return sim_add(stream, (struct Step){.kind = HOST_FUNCTION, .name = "host", .function = function, .data = data});
+    struct Step step = {.kind = HOST_FUNCTION, .name = "host", .function = function, .data = data};
+    step.cost_us = sim_next_host_us();
+    return sim_add(stream, step);
 }
 
 CUresult cuEventCreate(CUevent *event, unsigned flags) {
@@ -209,7 +216,7 @@ CUresult cuEventSynchronize(CUevent event) {
     CUresult result = sim_enter("cuEventSynchronize");
     if (!event->alive) return INVALID_HANDLE;
     pthread_mutex_lock(&sim_lock);
-    while (event->done < event->recorded) pthread_cond_wait(&sim_changed, &sim_lock);
+    while (event->latest && !event->latest->reached) pthread_cond_wait(&sim_changed, &sim_lock);
     pthread_mutex_unlock(&sim_lock);
     return result ? result : event->context->error;
 }
@@ -217,14 +224,15 @@ CUresult cuEventSynchronize(CUevent event) {
 CUresult cuEventQuery(CUevent event) {
     CALL(cuEventQuery);
     if (!event->alive) return INVALID_HANDLE;
-    return event->done < event->recorded ? NOT_READY : event->context->error;
+    return event->latest && !event->latest->reached ? NOT_READY : event->context->error;
 }
 
 CUresult cuEventElapsedTime_v2(float *ms, CUevent start, CUevent end) {
     CALL(cuEventElapsedTime);
-    if (!start->alive || !end->alive || !start->timing || !end->timing || !start->done || !end->done)
-        return INVALID_HANDLE;
-    *ms = (float)(end->time_ms - start->time_ms);
+    const struct Mark *from = start->latest, *to = end->latest;
+    if (!start->alive || !end->alive || !start->timing || !end->timing || !from || !to) return INVALID_HANDLE;
+    if (!from->reached || !to->reached) return NOT_READY;
+    *ms = (float)(sim_clock_is_on() ? (to->virtual_us - from->virtual_us) / 1e3 : to->real_ms - from->real_ms);
     return SUCCESS;
 }
 

@@ -1,0 +1,1 @@
+"""Get released weights: where they are, how they are fetched, and that they are what was seen first. No torch."""
