@@ -50,6 +50,7 @@ def inspect(
             _stage_table(opened.manifest),
             _plan_files(opened),
             _built_for(opened.manifest),
+            *_tuned(opened.manifest),
             *_traffic(opened.manifest),
             *_timeline(opened, measure=measure),
         ]
@@ -137,6 +138,16 @@ def _built_for(plan: Plan) -> str:
     devices = ", ".join(f"{device.device}: {device.name} ({device.capability})" for device in plan.devices)
     options = "".join(f", {name} {value}" for name, value in plan.build_options.items())
     return f"built for {devices} with {plan.backend} {plan.backend_version}{options}"
+
+
+def _tuned(plan: Plan) -> list[str]:
+    if plan.tuning is None:
+        return []
+    found = plan.tuning
+    return [
+        f"tuned: {found.chosen}, the best of {found.tried} that were tried, {found.latency_ms:.4g} ms "
+        f"({found.record.name})"
+    ]
 
 
 def _traffic(plan: Plan) -> list[str]:

@@ -20,7 +20,7 @@ def default_cache_dir() -> Path:
 
 
 def cache_key(question: Question, limits: TuningLimits, *, with_crossover: bool) -> str:
-    """Return what a tuning's result depends on as a hash: bundles, backends' versions, machine, cores and limits."""
+    """Return as a hash what a result depends on: bundles, backends' versions, machine, cores, limits and images."""
     content = {
         "tool": __version__,
         "bundles": [bundle.model_dump() for bundle in question.describe_bundles()],
@@ -28,9 +28,18 @@ def cache_key(question: Question, limits: TuningLimits, *, with_crossover: bool)
         "machine": question.machine.model_dump(),
         "cores": list(question.cores),
         "limits": limits.model_dump(),
+        "data": _folder_state(limits.data),
         "crossover": with_crossover,
     }
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+
+def _folder_state(data: str | None) -> list[tuple[str, int, int]]:
+    """Return the files of an image folder with their sizes and times; reading all of them would take too long."""
+    if data is None or not Path(data).is_dir():
+        return []
+    found = ((path, path.stat()) for path in sorted(Path(data).rglob("*")))
+    return [(str(path.relative_to(data)), stat.st_size, stat.st_mtime_ns) for path, stat in found]
 
 
 def read_cached(folder: Path, key: str) -> TuningReport | None:

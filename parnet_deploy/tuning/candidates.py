@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from parnet_deploy.artifacts.folders import OpenBundle
 from parnet_deploy.artifacts.schemas import Precision
 from parnet_deploy.planning.arrangement import Arrangement
 from parnet_deploy.planning.placement import device_lanes, place
+from parnet_deploy.tuning.cuts import Source
 
 # Backends whose threads can be kept on the cores that a plan names; OpenVINO pins its own, ncnn none.
 _KEEP_TO_CORES = frozenset({"onnxruntime"})
@@ -25,11 +25,10 @@ class BundleTraits:
     width: int
 
     @classmethod
-    def of(cls, label: str, bundle: OpenBundle) -> BundleTraits:
+    def of(cls, label: str, source: Source) -> BundleTraits:
         """Describe a bundle."""
-        stages = bundle.manifest.stages
+        stages, graph = source.stages, source.bundle.manifest
         lanes = place(stages, device_lanes("cpu", len(stages))).values()
-        graph = bundle.manifest
         return cls(label, graph.precision, graph.batch.opt, len(stages), len(set(lanes)))
 
 
@@ -58,11 +57,11 @@ class Candidate:
 
     @property
     def label(self) -> str:
-        """Name it in a table; the order of a single stage is nothing to tell."""
-        arrangement = str(self.arrangement)
+        """Name it in a table; the order of a single stage is nothing to tell, nor are the host's threads to a GPU."""
+        arrangement = self.arrangement.order if self.on_gpu else str(self.arrangement)
         if self.bundle.stages == 1:
-            arrangement = arrangement.removeprefix(f"{self.arrangement.order}, ")
-        return f"{self.bundle.label}, {self.backend}, {arrangement}"
+            arrangement = "" if self.on_gpu else arrangement.removeprefix(f"{self.arrangement.order}, ")
+        return ", ".join(part for part in (self.bundle.label, self.backend, arrangement) if part)
 
 
 def candidates_of(

@@ -12,7 +12,7 @@ from parnet_deploy.planning.arrangement import Arrangement
 from parnet_deploy.tuning.candidates import Candidate
 from parnet_deploy.tuning.crossover import core_counts, fit_scaling, predict_split_ms, wins_from
 from parnet_deploy.tuning.decision import Decision
-from parnet_deploy.tuning.measure import time_in_process
+from parnet_deploy.tuning.measure import TimePlan
 from parnet_deploy.tuning.workshop import Workshop
 
 _SECONDS = 1.0
@@ -22,6 +22,7 @@ def find_crossover(
     workshop: Workshop,
     decision: Decision,
     candidates: Sequence[Candidate],
+    time_plan: TimePlan,
     on_progress: Callable[[str, float], None],
 ) -> Crossover | None:
     """Compare the whole network with a split one by number of cores; None unless both were among the candidates.
@@ -46,7 +47,7 @@ def find_crossover(
                 workshop.arranged(candidate.bundle.label, candidate.backend, arrangement)
                 for candidate, arrangement in ((whole, in_turn), (split, side_by_side), (split, in_turn))
             ]
-            results = [time_in_process(plan, _SECONDS, cores=cores) for plan in plans]
+            results = [time_plan(plan, _SECONDS, cores) for plan in plans]
             whole_ms[cores], split_ms[cores] = results[0].latency_ms, results[1].latency_ms
             stage_ms[cores] = results[2].stage_ms
     except ParNetError:

@@ -6,16 +6,20 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 from parnet_deploy.errors import InferenceError
 from parnet_deploy.tuning.worker import TimeRequest, TimeResult
 
+# Time a plan for some seconds on no more than so many cores, or on all; raise `ParNetError` if that fails.
+TimePlan = Callable[[Path, float, int | None], TimeResult]
+
 # A plan that takes this long over the time that was asked for has hung.
 _PATIENCE_S = 300.0
 
 
-def time_in_process(plan: Path, seconds: float, *, cores: int | None = None) -> TimeResult:
+def time_in_process(plan: Path, seconds: float, cores: int | None = None) -> TimeResult:
     """Time a plan for some seconds in a child process, which may use no more than so many cores.
 
     Raises:

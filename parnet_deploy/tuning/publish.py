@@ -6,15 +6,17 @@ from pathlib import Path
 
 from parnet_deploy.artifacts.files import replacing_folder, write_manifest
 from parnet_deploy.artifacts.folders import open_plan
-from parnet_deploy.artifacts.schemas import FileRecord, TuningSummary
+from parnet_deploy.artifacts.schemas import FileRecord, Parent, TuningSummary
 from parnet_deploy.artifacts.tuning import TuningReport
 from parnet_deploy.tuning.workshop import link_or_copy
 
 RECORD_NAME = "tuning.json"
 
 
-def write_tuned_plan(source: Path, output: Path, report: TuningReport, *, force: bool) -> None:
+def write_tuned_plan(source: Path, output: Path, report: TuningReport, parent: Parent, *, force: bool) -> None:
     """Write the plan in `source` to `output` with the report beside it, whole or not at all.
+
+    `parent` is the bundle that was given; the one that the plan was built from may be cut from it, and is gone.
 
     Raises:
         OutputExistsError: the output exists and `force` is not set.
@@ -34,4 +36,4 @@ def write_tuned_plan(source: Path, output: Path, report: TuningReport, *, force:
             tried=len(report.tried),
             latency_ms=chosen.latency_ms,
         )
-        write_manifest(folder / "plan.json", plan.model_copy(update={"tuning": summary}))
+        write_manifest(folder / "plan.json", plan.model_copy(update={"parent": parent, "tuning": summary}))

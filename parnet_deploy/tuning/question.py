@@ -15,42 +15,38 @@ from parnet_deploy.engines.cpu import usable_cores
 from parnet_deploy.engines.registry import get_backend
 from parnet_deploy.errors import ArtifactError, EngineError, MissingDependencyError
 from parnet_deploy.tuning.candidates import BackendTraits, BundleTraits, Candidate, candidates_of
+from parnet_deploy.tuning.cuts import Source, sources_of
 
-# Tried where none is named, as far as they are installed and have a device.
-DEFAULT_BACKENDS = ("onnxruntime", "openvino", "ncnn", "tensorrt")
+# Tried where none is named, as far as they are installed and have a device. Torch is not: it is the authoring side's.
+DEFAULT_BACKENDS = ("onnxruntime", "openvino", "ncnn", "tensorrt", "onnxruntime-cuda")
 
 
 @dataclass(frozen=True)
 class Question:
-    """Everything that a tuning's result depends on, apart from its limits; bundles by label, versions by backend."""
+    """Everything that a tuning's result depends on, apart from its limits; sources by label, versions by backend."""
 
-    bundles: Mapping[str, OpenBundle]
+    sources: Mapping[str, Source]
     backends: tuple[BackendTraits, ...]
     versions: Mapping[str, str]
     machine: Machine
     cores: tuple[int, ...]
-
-    @property
-    def folders(self) -> dict[str, Path]:
-        """The bundles' folders by label."""
-        return {label: bundle.folder for label, bundle in self.bundles.items()}
 
     def describe_bundles(self) -> tuple[TunedBundle, ...]:
         """Return the bundles as a report names them."""
         return tuple(
             TunedBundle(
                 label=label,
-                sha256=bundle.sha256,
-                partition=bundle.manifest.partition,
-                precision=bundle.manifest.precision,
-                batch=bundle.manifest.batch.opt,
+                sha256=source.bundle.sha256,
+                partition=source.partition,
+                precision=source.bundle.manifest.precision,
+                batch=source.bundle.manifest.batch.opt,
             )
-            for label, bundle in self.bundles.items()
+            for label, source in self.sources.items()
         )
 
     def candidates(self) -> tuple[Candidate, ...]:
         """Return everything that can be chosen."""
-        traits = [BundleTraits.of(label, bundle) for label, bundle in self.bundles.items()]
+        traits = [BundleTraits.of(label, source) for label, source in self.sources.items()]
         return candidates_of(traits, self.backends, len(self.cores))
 
 
@@ -65,7 +61,7 @@ def ask(bundles: Sequence[Path], backends: Sequence[str] | None) -> Question:
     opened = dict(zip(labels_of(bundles), (open_bundle(Path(folder)) for folder in bundles), strict=True))
     check_one_network(opened)
     traits, versions = find_backends(backends)
-    return Question(opened, traits, versions, describe_machine(), usable_cores())
+    return Question(sources_of(opened), traits, versions, describe_machine(), usable_cores())
 
 
 def check_one_network(bundles: Mapping[str, OpenBundle]) -> None:

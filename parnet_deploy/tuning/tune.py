@@ -6,10 +6,9 @@ import datetime
 import shutil
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from functools import partial
 from pathlib import Path
 
 from parnet_deploy import __version__
@@ -22,7 +21,7 @@ from parnet_deploy.tuning.candidates import Candidate
 from parnet_deploy.tuning.decision import Decision, decide, over_latency, race_score
 from parnet_deploy.tuning.find_crossover import find_crossover
 from parnet_deploy.tuning.halving import Measure, Measurement, Trial, successive_halving
-from parnet_deploy.tuning.measure import time_in_process
+from parnet_deploy.tuning.measure import TimePlan, time_in_process
 from parnet_deploy.tuning.publish import write_tuned_plan
 from parnet_deploy.tuning.question import Question, ask
 from parnet_deploy.tuning.workshop import Workshop
@@ -59,12 +58,12 @@ def tune(
     *,
     force: bool = False,
     on_progress: Progress = lambda *_: None,
-    time_candidate: Callable[[Workshop, Candidate, float], Measurement] | None = None,
+    time_plan: TimePlan = time_in_process,
 ) -> Tuned:
     """Write the best plan of several bundles of one network to `output`, and return what was tried.
 
-    Bundles may differ in partition, precision and batch. `time_candidate` is how a candidate is timed for so many
-    seconds, by default in a child process.
+    Bundles may differ in partition, precision and batch; a whole one is also cut. `time_plan` is how a plan is timed,
+    by default in a child process.
 
     Raises:
         ArtifactError: a damaged bundle, bundles of different networks, or an output that cannot be written.
@@ -80,35 +79,30 @@ def tune(
     key = cache_key(question, options.limits, with_crossover=options.crossover)
     report = None if options.cache_dir is None else read_cached(options.cache_dir, key)
     is_cached = report is not None
-    with _workshop_beside(output, question.folders, on_progress) as workshop:
+    with _workshop_beside(output, question, on_progress) as workshop:
         if report is None:
-            time_it = partial(time_candidate or _time_in_process, workshop)
-            report = _answer(question, options, workshop, time_it, on_progress)
+            report = _answer(question, options, workshop, time_plan, on_progress)
         chosen = next(entry for entry in question.candidates() if entry.label == report.chosen.label)
-        write_tuned_plan(workshop.plan_of(chosen), output, report, force=force)
+        parent = question.sources[chosen.bundle.label].bundle.as_parent()
+        write_tuned_plan(workshop.plan_of(chosen), output, report, parent, force=force)
     if options.cache_dir is not None and not is_cached:
         write_cached(options.cache_dir, key, report)
     return Tuned(report, is_cached)
 
 
 @contextmanager
-def _workshop_beside(output: Path, bundles: Mapping[str, Path], on_progress: Progress) -> Iterator[Workshop]:
+def _workshop_beside(output: Path, question: Question, on_progress: Progress) -> Iterator[Workshop]:
     """Yield a workshop in a temporary folder beside the output, where its engines can be linked and not copied."""
     output.parent.mkdir(parents=True, exist_ok=True)
     folder = Path(tempfile.mkdtemp(prefix=f".{output.name}.tuning-", dir=output.parent))
     try:
-        yield Workshop(folder, bundles, lambda what: on_progress(f"building {what}", 0.0))
+        yield Workshop(folder, question.sources, lambda what: on_progress(f"building {what}", 0.0))
     finally:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def _time_in_process(workshop: Workshop, candidate: Candidate, seconds: float) -> Measurement:
-    result = time_in_process(workshop.plan_of(candidate), seconds)
-    return Measurement(result.latency_ms, result.cold_start_ms, result.peak_bytes)
-
-
 def _answer(
-    question: Question, options: TuneOptions, workshop: Workshop, time_it: Measure, on_progress: Progress
+    question: Question, options: TuneOptions, workshop: Workshop, time_plan: TimePlan, on_progress: Progress
 ) -> TuningReport:
     candidates, limits = question.candidates(), options.limits
     top1: dict[str, float] = {}
@@ -116,8 +110,15 @@ def _answer(
         top1 = measure_accuracies(candidates, workshop, limits.data, lambda what: on_progress(what, 0.0))
     refused = accuracy_refusals(top1, limits)
     eligible = [entry for entry in candidates if entry.label not in refused]
-    decision, trials = _race(race_groups(eligible, top1, limits), limits, time_it, on_progress)
-    crossover = find_crossover(workshop, decision, candidates, on_progress) if options.crossover else None
+
+    def measure(candidate: Candidate, seconds: float) -> Measurement:
+        result = time_plan(workshop.plan_of(candidate), seconds, None)
+        return Measurement(result.latency_ms, result.cold_start_ms, result.peak_bytes)
+
+    decision, trials = _race(race_groups(eligible, top1, limits), limits, measure, on_progress)
+    crossover = None
+    if options.crossover:
+        crossover = find_crossover(workshop, decision, candidates, time_plan, on_progress)
     by_label = {trial.candidate.label: trial for trial in trials}
     return TuningReport(
         tool_version=__version__,
@@ -142,7 +143,7 @@ def _answer(
 
 
 def _race(
-    groups: Sequence[Sequence[Candidate]], limits: TuningLimits, time_it: Measure, on_progress: Progress
+    groups: Sequence[Sequence[Candidate]], limits: TuningLimits, measure: Measure, on_progress: Progress
 ) -> tuple[Decision, list[Trial]]:
     """Race group after group until one keeps the latency budget; return the decision and all trials there were."""
     trials: list[Trial] = []
@@ -150,7 +151,7 @@ def _race(
     for group in groups:
         raced = successive_halving(
             group,
-            time_it,
+            measure,
             budget_s=limits.budget_s / len(groups),
             clock=time.monotonic,
             score=lambda trial: race_score(trial, limits),

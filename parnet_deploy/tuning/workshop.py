@@ -16,14 +16,15 @@ from parnet_deploy.engines.cpu import usable_cores
 from parnet_deploy.errors import EngineError, ParNetError
 from parnet_deploy.planning.arrangement import Arrangement, arrange
 from parnet_deploy.tuning.candidates import Candidate
+from parnet_deploy.tuning.cuts import Source, cut_bundle
 
 
 @dataclass
 class Workshop:
-    """A folder of plans; `bundles` are folders by label."""
+    """A folder of plans; `sources` are bundles by label."""
 
     folder: Path
-    bundles: Mapping[str, Path]
+    sources: Mapping[str, Source]
     on_build: Callable[[str], None] = lambda _: None
     _failures: dict[tuple[str, str], ParNetError] = field(default_factory=dict)
 
@@ -33,17 +34,30 @@ class Workshop:
         Raises:
             ParNetError: the backend cannot build it; asked again, the same error.
         """
-        place = self.folder / "built" / backend / str(list(self.bundles).index(bundle))
+        place = self.folder / "built" / backend / self._name(bundle)
         if (bundle, backend) in self._failures:
             raise self._failures[bundle, backend]
         if not place.exists():
             self.on_build(f"{bundle}, {backend}")
             try:
-                build_plan(self.bundles[bundle], place, backend=backend)
+                build_plan(self._bundle_folder(bundle), place, backend=backend)
             except ParNetError as error:
                 self._failures[bundle, backend] = error
                 raise
         return place
+
+    def _name(self, bundle: str) -> str:
+        return str(list(self.sources).index(bundle))
+
+    def _bundle_folder(self, bundle: str) -> Path:
+        source = self.sources[bundle]
+        if source.cut is None:
+            return source.bundle.folder
+        folder = self.folder / "cut" / self._name(bundle)
+        if not folder.exists():
+            folder.parent.mkdir(exist_ok=True)
+            cut_bundle(source, folder)
+        return folder
 
     def plan_of(self, candidate: Candidate) -> Path:
         """Return a candidate's plan; raise `ParNetError` if it cannot be built."""

@@ -14,7 +14,9 @@ NCNN, TENSORRT = BackendTraits("ncnn", has_lanes=False), BackendTraits("tensorrt
 
 
 def labels(bundle: BundleTraits, backend: BackendTraits, cores: int) -> set[str]:
-    return {candidate.label.split(", ", 2)[2] for candidate in candidates_of([bundle], [backend], cores)}
+    """Return the candidates' labels without the bundle and the backend."""
+    found = candidates_of([bundle], [backend], cores)
+    return {", ".join(candidate.label.split(", ")[2:]) for candidate in found}
 
 
 @pytest.mark.parametrize(
@@ -40,8 +42,8 @@ def labels(bundle: BundleTraits, backend: BackendTraits, cores: int) -> set[str]
             },
         ),
         (SPLIT, OPENVINO, 4, {"in turn, 4 threads", "side by side, 4 threads", "side by side, 4 threads each"}),
-        (WHOLE, TENSORRT, 8, {"1 thread"}),
-        (SPLIT, TENSORRT, 8, {"in turn, 1 thread", "side by side, 1 thread"}),
+        (WHOLE, TENSORRT, 8, {""}),
+        (SPLIT, TENSORRT, 8, {"in turn", "side by side"}),
     ],
 )
 def test_arrangements(bundle: BundleTraits, backend: BackendTraits, cores: int, expected: set[str]) -> None:

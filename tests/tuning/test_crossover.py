@@ -61,17 +61,3 @@ def test_a_split_wins_where_it_stays_ahead(splits: list[float], expected: int | 
 )
 def test_numbers_of_cores(at_hand: int, expected: tuple[int, ...]) -> None:
     assert core_counts(at_hand) == expected
-
-
-@pytest.fixture(scope="module")
-def toys() -> ModuleType:
-    """The module that makes toy bundles."""
-    import importlib.util
-
-    path = Path(__file__).parents[1] / "engines" / "toy_bundles.py"
-    spec = importlib.util.spec_from_file_location("toy_bundles", path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
