@@ -7,7 +7,8 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from benchmarks.cases import Role
-from parnet_deploy.artifacts.report import LatencyStatistics, Machine, Milliseconds
+from parnet_deploy.artifacts.measurements import LatencyStatistics, Milliseconds
+from parnet_deploy.artifacts.report import Machine
 from parnet_deploy.artifacts.schemas import Frozen, Positive
 
 Ratio = Annotated[float, Field(gt=0, allow_inf_nan=False)]

@@ -6,7 +6,8 @@ from typing import Annotated, Final, Literal
 
 from pydantic import Field
 
-from parnet_deploy.artifacts.report import Machine, Milliseconds
+from parnet_deploy.artifacts.measurements import Milliseconds
+from parnet_deploy.artifacts.report import Machine
 from parnet_deploy.artifacts.schemas import Frozen, Positive, Precision, Sha256
 
 TUNING_SCHEMA_VERSION: Final = 1

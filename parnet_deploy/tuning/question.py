@@ -9,8 +9,8 @@ from pathlib import Path
 from parnet_deploy.artifacts.folders import OpenBundle, open_bundle
 from parnet_deploy.artifacts.report import Machine
 from parnet_deploy.artifacts.tuning import TunedBundle
+from parnet_deploy.bench.contenders import labels_of
 from parnet_deploy.bench.machine import describe_machine
-from parnet_deploy.bench.serve_bench import labels_of
 from parnet_deploy.engines.cpu import usable_cores
 from parnet_deploy.engines.registry import get_backend
 from parnet_deploy.errors import ArtifactError, EngineError, MissingDependencyError
