@@ -10,7 +10,7 @@ BINDINGS := .cache/tensorrt-bindings
 # ncnn's own converter, one static program, to compare with.
 PNNX := .cache/pnnx
 
-# What `python -m benchmarks` is asked for; nothing is everything, overnight.
+# What `python -m benchmarks` is asked for: BENCH=quick, BENCH="quick --only parnet_s"; nothing is everything, overnight.
 BENCH ?=
 
 .PHONY: help setup demo test check format clean trt-bindings pycuda bench pnnx
@@ -20,7 +20,7 @@ help:
 	@echo "make demo     train, fuse, export, build, run, verify and benchmark; ends with out/demo/report.html"
 	@echo "make test     ruff, mypy, import-linter and all tests; fetches TensorRT's Python bindings and builds pycuda for them"
 	@echo "make check    ruff, mypy and import-linter only"
-	@echo "make bench    measure everything beside its peers, overnight; goes on where it stopped; BENCH=--quick takes minutes"
+	@echo "make bench    measure everything beside its peers, overnight; goes on where it stopped; BENCH=quick takes ten minutes"
 	@echo "make format   format the code"
 	@echo "make clean    remove what demo wrote and the caches"
 

@@ -10,7 +10,7 @@ import time
 from functools import partial
 from pathlib import Path
 
-from benchmarks.cases import PARNETS, RESNETS, Case, Effort, cases_of
+from benchmarks.cases import PARNETS, PRESETS, RESNETS, Case, Effort, cases_of
 from benchmarks.harness import Place, Step, collect, contenders_with, run_steps, steps_of, versions
 from benchmarks.records import Results
 from parnet_deploy import __version__
@@ -52,7 +52,13 @@ def estimated_s(steps: list[Step], cores: int) -> float:
 def parse_arguments() -> argparse.Namespace:
     """Parse the command line."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
-    parser.add_argument("--quick", action="store_true", help="a tiny network, in minutes: whether everything works")
+    parser.add_argument(
+        "preset",
+        nargs="?",
+        default="full",
+        choices=PRESETS,
+        help="everything (a night), what decides (ten minutes), or a tiny network, to see whether all of it works",
+    )
     parser.add_argument("--only", action="append", choices=[*PARNETS, *RESNETS], help="only this network; repeatable")
     parser.add_argument("--batch", action="append", type=int, help="only this batch size; repeatable")
     parser.add_argument("--pixels", action="append", type=int, help="only this input size; repeatable")
@@ -71,7 +77,7 @@ def parse_arguments() -> argparse.Namespace:
 
 def selected_cases(arguments: argparse.Namespace) -> tuple[tuple[Case, Effort], ...]:
     """Return the cases that the command line asks for."""
-    cases = cases_of("quick" if arguments.quick else "full", tuple(arguments.only) if arguments.only else None)
+    cases = cases_of(arguments.preset, tuple(arguments.only) if arguments.only else None)
     rounds = arguments.rounds
     return tuple(
         (case, effort if rounds is None else Effort(rounds, effort.least_s, effort.least_requests, effort.most_s))
@@ -94,7 +100,7 @@ def main() -> int:
     name = machine_name(machine, device)
     plans = [(label, Path(folder)) for label, _, folder in (given.partition("=") for given in arguments.plan)]
     cases = selected_cases(arguments)
-    contenders = partial(contenders_with, device=arguments.device, plans=plans)
+    contenders = partial(contenders_with, device=arguments.device, preset=arguments.preset, plans=plans)
     place = Place(arguments.work, arguments.tools)
     steps = list(steps_of(cases, contenders))
     undone = [step for step in steps if not place.turn_path(step.case, step.contender, step.turn).exists()]
@@ -104,7 +110,7 @@ def main() -> int:
         for case, effort in cases:
             print(f"{case.name}: {len(contenders(case))} contenders, {effort.rounds} rounds")
         return 0
-    path = arguments.results / f"{name}{'-quick' if arguments.quick else ''}.json"
+    path = arguments.results / f"{name}{'' if arguments.preset == 'full' else f'-{arguments.preset}'}.json"
     is_complete = True
     if not arguments.report_only:
         load = os.getloadavg()[0]
@@ -114,6 +120,17 @@ def main() -> int:
     _write_page(arguments.results, arguments.page)
     log(f"{'finished' if is_complete else 'time is up, start again to go on'}: {path}, {arguments.page}")
     return 0
+
+
+def best_results(folder: Path) -> list[Path]:
+    """Return each machine's results, those of the most thorough preset that it has."""
+    found: dict[str, tuple[int, Path]] = {}
+    for path in sorted(folder.glob("*.json")):
+        preset = next((preset for preset in PRESETS if path.stem.endswith(f"-{preset}")), "full")
+        machine, rank = path.stem.removesuffix(f"-{preset}"), PRESETS.index(preset)
+        if machine not in found or rank < found[machine][0]:
+            found[machine] = (rank, path)
+    return [path for _, path in found.values()]
 
 
 def _gpu_name() -> str:
@@ -142,8 +159,7 @@ def _write_results(path: Path, device: str, machine: Machine, load: float, cases
 def _write_page(folder: Path, page: Path) -> None:
     from benchmarks.report import write_report
 
-    paths = sorted(path for path in folder.glob("*.json") if not path.stem.endswith("-quick"))
-    paths = paths or sorted(folder.glob("*.json"))
+    paths = best_results(folder)
     found = [read_manifest(path, Results, kind="benchmarks", schema_version=1)[0] for path in paths]
     write_report(found, [path.stem for path in paths], page)
 

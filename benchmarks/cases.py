@@ -180,7 +180,22 @@ _CUDA = (
 )
 
 
-def contenders_for(case: Case, device: str) -> tuple[Contender, ...]:
+# `full`: everything, a night. `quick`: what decides, in minutes. `tiny`: whether all of it works, on a small network.
+PRESETS = ("full", "quick", "tiny")
+
+_QUICK = frozenset(
+    {
+        "eager, unfused",
+        BASELINE,
+        "parnet-deploy, onnxruntime, whole",
+        "parnet-deploy, onnxruntime, split",
+        "parnet-deploy, openvino, whole",
+        "parnet-deploy, ncnn, whole",
+    }
+)
+
+
+def contenders_for(case: Case, device: str, preset: str = "full") -> tuple[Contender, ...]:
     """Return who takes part, in the order of their turns.
 
     On the processor the machine's peak is one of them. References are measured one image at a time only.
@@ -188,6 +203,8 @@ def contenders_for(case: Case, device: str) -> tuple[Contender, ...]:
     if device == "cuda":
         return _CUDA if case.is_parnet else ()
     others = (*_PEERS, *_OURS) if case.is_parnet else _FOR_RESNETS
+    if preset == "quick":
+        return (PEAK, *(contender for contender in others if contender.name in _QUICK))
     return (PEAK, *(contender for contender in others if case.batch == 1 or contender.role != "reference"))
 
 
@@ -198,8 +215,10 @@ def cases_of(preset: str, networks: tuple[str, ...] | None = None) -> tuple[tupl
         ValueError: no preset of that name.
     """
     found: tuple[tuple[Case, Effort], ...]
-    if preset == "quick":
+    if preset == "tiny":
         found = ((Case("parnet_pico", 64, 1), Effort(2, 0.3, 5, 5.0)),)
+    elif preset == "quick":
+        found = tuple((Case(network, 224, 1), Effort(5, 1.5, 8, 20.0)) for network in ("parnet_l", "parnet_s"))
     elif preset == "full":
         found = _full_cases()
     else:

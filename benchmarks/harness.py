@@ -88,11 +88,11 @@ def steps_of(cases: Sequence[tuple[Case, Effort]], contenders: Callable[[Case], 
                 yield Step(case, effort, contender, turn)
 
 
-def contenders_with(case: Case, device: str, plans: Sequence[tuple[str, Path]]) -> tuple[Contender, ...]:
+def contenders_with(case: Case, device: str, preset: str, plans: Sequence[tuple[str, Path]]) -> tuple[Contender, ...]:
     """Return a case's contenders and the given plans that are of its network, size and batch."""
     from parnet_deploy.artifacts.folders import open_plan
 
-    found = list(contenders_for(case, device))
+    found = list(contenders_for(case, device, preset))
     for label, folder in plans:
         plan = open_plan(folder).manifest
         if (plan.name, plan.preprocessing.input_size[1], plan.batch.opt) == (case.network, case.pixels, case.batch):

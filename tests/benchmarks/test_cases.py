@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from importlib.util import find_spec
 from itertools import product
+from pathlib import Path
 
 import pytest
 
+from benchmarks.__main__ import best_results
 from benchmarks.cases import BASELINE, Case, cases_of, contenders_for
 
 FULL = [case for case, _ in cases_of("full")]
@@ -41,3 +43,25 @@ def test_our_plans_are_of_every_backend_whole_and_split() -> None:
     assert {(entry.options["backend"], entry.options["partition"]) for entry in ours} == set(
         product(("onnxruntime", "openvino", "ncnn"), ("whole", "streams"))
     )
+
+
+def test_the_quick_preset_is_what_decides() -> None:
+    cases = [case for case, _ in cases_of("quick")]
+    assert [(case.network, case.pixels, case.batch) for case in cases] == [("parnet_l", 224, 1), ("parnet_s", 224, 1)]
+    for case in cases:
+        names = [contender.name for contender in contenders_for(case, "cpu", "quick")]
+        assert names == [
+            "matrix product",
+            "eager, unfused",
+            BASELINE,
+            "parnet-deploy, onnxruntime, whole",
+            "parnet-deploy, onnxruntime, split",
+            "parnet-deploy, openvino, whole",
+            "parnet-deploy, ncnn, whole",
+        ]
+
+
+def test_the_page_tells_of_the_most_thorough_results(tmp_path: Path) -> None:
+    for name in ("a-cpu", "a-cpu-quick", "a-cpu-tiny", "b-cpu-tiny", "b-cpu-quick", "c-cpu-tiny"):
+        (tmp_path / f"{name}.json").touch()
+    assert [path.stem for path in best_results(tmp_path)] == ["a-cpu", "b-cpu-quick", "c-cpu-tiny"]
