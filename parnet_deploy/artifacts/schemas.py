@@ -322,12 +322,40 @@ class DeviceRecord(Frozen):
 
 
 class EngineRecord(Frozen):
-    """The engine of one stage; `layers` counts what it was built from by type, where the backend tells."""
+    """The engine of one stage; `layers` counts what it was built from by type, where the backend tells.
+
+    `weights` is a second file, for backends that map weights into memory where they lie. `cores` are the logical cores
+    of this machine that the stage's threads are kept on; by default the system places them.
+    """
 
     stage: StageName
     file: FileRecord
+    weights: FileRecord | None = None
     threads: Positive = 1
+    cores: tuple[Annotated[int, Field(ge=0)], ...] = ()
     layers: dict[str, int] = {}
+
+    @property
+    def files(self) -> tuple[FileRecord, ...]:
+        """All files of the engine."""
+        return (self.file,) if self.weights is None else (self.file, self.weights)
+
+    @property
+    def size_bytes(self) -> int:
+        """Bytes of all its files."""
+        return sum(file.size_bytes for file in self.files)
+
+
+class TuningSummary(Frozen):
+    """That a plan was chosen by measurement: how many candidates were tried, and the record of all of them.
+
+    `latency_ms` is the median of a request of the batch that the plan is best at.
+    """
+
+    record: FileRecord
+    chosen: str
+    tried: Positive
+    latency_ms: Annotated[float, Field(gt=0, allow_inf_nan=False)]
 
 
 class Plan(Graph):
@@ -342,6 +370,7 @@ class Plan(Graph):
     engines: tuple[EngineRecord, ...]
     placement: dict[StageName, Lane]
     schedule: tuple[Command, ...]
+    tuning: TuningSummary | None = None
 
     @model_validator(mode="after")
     def _plan_fits(self) -> Self:

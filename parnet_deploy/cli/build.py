@@ -162,7 +162,7 @@ def engine_table(plan: Plan) -> Table:
             engine.stage,
             str(plan.placement[engine.stage]),
             str(engine.threads) if on_cpu else f"{sum(engine.layers.values())}: {layers}",
-            format_bytes(engine.file.size_bytes),
+            format_bytes(engine.size_bytes),
         )
     return table
 

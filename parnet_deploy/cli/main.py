@@ -27,6 +27,7 @@ from parnet_deploy.cli.quantize import quantize
 from parnet_deploy.cli.run import run
 from parnet_deploy.cli.serve_bench import serve_bench
 from parnet_deploy.cli.train import train
+from parnet_deploy.cli.tune import tune
 from parnet_deploy.cli.verify import verify
 from parnet_deploy.errors import MissingDependencyError, ParNetError
 
@@ -52,6 +53,7 @@ for command, name, panel in (
     (quantize, "quantize", TARGET),
     (plan, "plan", TARGET),
     (build, "build", TARGET),
+    (tune, "tune", TARGET),
     (verify, "verify", TARGET),
     (run, "run", TARGET),
     (evaluate, "evaluate", TARGET),

@@ -11,7 +11,7 @@ from threading import Lock
 from parnet_deploy.artifacts.files import refuse_existing, replacing_folder, write_manifest
 from parnet_deploy.artifacts.folders import OpenBundle, open_bundle
 from parnet_deploy.artifacts.schemas import EngineRecord, FileRecord, Graph, Lane, Plan, Stage
-from parnet_deploy.engines.base import Backend, stage_spec
+from parnet_deploy.engines.base import Backend, stage_spec, weights_path
 from parnet_deploy.engines.cpu import available_cores
 from parnet_deploy.engines.options import BuildOptions
 from parnet_deploy.engines.quantized import check_capability, check_form
@@ -142,7 +142,14 @@ class _Build:
             raise
         with self._lock:
             self._done += 1
-        return EngineRecord(stage=stage.name, file=FileRecord.of(path), threads=count, layers=dict(layers))
+        weights = weights_path(path)
+        return EngineRecord(
+            stage=stage.name,
+            file=FileRecord.of(path),
+            weights=FileRecord.of(weights) if weights.exists() else None,
+            threads=count,
+            layers=dict(layers),
+        )
 
 
 def _place(stages: tuple[Stage, ...], backend: Backend, options: BuildOptions) -> dict[str, Lane]:
