@@ -7,7 +7,13 @@ STAMP := $(VENV)/.installed
 # The Python bindings of both major versions of TensorRT, without its libraries: the tests check every call against them.
 BINDINGS := .cache/tensorrt-bindings
 
-.PHONY: help setup demo test fuzz soak check format clean trt-bindings pycuda
+# ncnn's own converter, one static program, to compare with.
+PNNX := .cache/pnnx
+
+# What `python -m benchmarks` is asked for: BENCH=quick, BENCH="quick --only parnet_s"; nothing is everything, overnight.
+BENCH ?=
+
+.PHONY: help setup demo test fuzz soak check format clean trt-bindings pycuda bench pnnx
 
 help:
 	@echo "make setup    make $(VENV) and install everything, pinned by constraints.txt"
@@ -16,6 +22,7 @@ help:
 	@echo "make fuzz     well over 1,000 bad inputs, kills and full disks, each of which must end in a named error; prints the counts"
 	@echo "make soak     50,000 inferences from 8 threads, plans opened and closed on the way; prints the memory's curve"
 	@echo "make check    ruff, mypy and import-linter only"
+	@echo "make bench    measure everything beside its peers, overnight; goes on where it stopped; BENCH=quick takes ten minutes"
 	@echo "make format   format the code"
 	@echo "make clean    remove what demo wrote and the caches"
 
@@ -59,6 +66,15 @@ $(BINDINGS)/10 $(BINDINGS)/11: | $(STAMP)
 # Once, into .cache/; the tests go without where it cannot be built, and say why.
 pycuda: setup
 	-@$(BIN)/python -m tests.cuda_sim.build_pycuda
+
+bench: setup pnnx
+	$(BIN)/python -m benchmarks $(BENCH)
+
+pnnx: $(PNNX)
+
+$(PNNX): | $(STAMP)
+	$(BIN)/python -m pip install --quiet --no-deps --target $@.partial pnnx==20261020
+	@mv $@.partial $@
 
 format: setup
 	$(BIN)/ruff check --fix .

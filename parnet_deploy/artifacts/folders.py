@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
 from parnet_deploy.artifacts.files import read_manifest
 from parnet_deploy.artifacts.onnx_files import refuse_external_data
-from parnet_deploy.artifacts.schemas import SCHEMA_VERSION, Bundle, Card, Parent, Plan
+from parnet_deploy.artifacts.schemas import SCHEMA_VERSION, Bundle, Card, FileRecord, Parent, Plan
 from parnet_deploy.errors import ArtifactError
 
 ArtifactKind = Literal["checkpoint", "bundle", "plan"]
+
+# Files that are hashed at the same time: hashing is bound by one core long before it is by a disk.
+_HASHED_AT_ONCE = 4
 
 
 @dataclass(frozen=True)
@@ -65,18 +71,38 @@ def card_path_of(weights_path: Path) -> Path:
 def open_bundle(folder: Path) -> OpenBundle:
     """Read a bundle and check every file's hash; raise `ArtifactError` on any difference."""
     manifest, sha256 = read_manifest(folder / "bundle.json", Bundle, kind="bundle", schema_version=SCHEMA_VERSION)
+    quantization = manifest.quantization
+    records = [] if quantization is None else [quantization.report, quantization.picture]
+    with _checking(folder, [*records, *(stage.file for stage in manifest.stages)]):
+        pass
     for stage in manifest.stages:
-        stage.file.check(folder / stage.file.name)
         refuse_external_data(folder / stage.file.name)
     return OpenBundle(folder, manifest, sha256)
 
 
-def open_plan(folder: Path) -> OpenPlan:
-    """Read a plan and check every file's hash; raise `ArtifactError` on any difference."""
+def open_plan(folder: Path, meanwhile: Callable[[Plan], object] = lambda _: None) -> OpenPlan:
+    """Read a plan and check every file's hash; raise `ArtifactError` on any difference.
+
+    `meanwhile` is called with the manifest while files are hashed, for what needs none of them.
+    """
     manifest, sha256 = read_manifest(folder / "plan.json", Plan, kind="plan", schema_version=SCHEMA_VERSION)
+    records = [] if manifest.tuning is None else [manifest.tuning.record]
+    with _checking(folder, [*records, *(file for engine in manifest.engines for file in engine.files)]):
+        meanwhile(manifest)
     for engine in manifest.engines:
-        engine.file.check(folder / engine.file.name)
+        if engine.file.name.endswith(".onnx"):
+            refuse_external_data(folder / engine.file.name, None if engine.weights is None else engine.weights.name)
     return OpenPlan(folder, manifest, sha256)
+
+
+@contextmanager
+def _checking(folder: Path, records: Sequence[FileRecord]) -> Iterator[None]:
+    """Check files while the block runs, and raise the first difference when it has ended."""
+    with ThreadPoolExecutor(_HASHED_AT_ONCE, thread_name_prefix="hash") as pool:
+        checks = [pool.submit(record.check, folder / record.name) for record in records]
+        yield
+        for check in checks:
+            check.result()
 
 
 def open_card(weights_path: Path) -> OpenCard:

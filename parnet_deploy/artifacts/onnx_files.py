@@ -21,12 +21,14 @@ _GRAPH.update({1: _NODE, 5: None})
 _MODEL: _Fields = {7: _GRAPH, 25: {7: _NODE}}
 # TensorProto.data_location and its value EXTERNAL.
 _LOCATION, _EXTERNAL = 14, 1
+# TensorProto.external_data, entries of a key and a value.
+_EXTERNAL_DATA = 13
 _VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5
 _DEEPEST = 64
 
 
-def refuse_external_data(path: Path) -> None:
-    """Raise `ArtifactError` if a tensor of an ONNX file lies in another file.
+def refuse_external_data(path: Path, known: str | None = None) -> None:
+    """Raise `ArtifactError` if a tensor of an ONNX file lies in another file than `known`, which the manifest knows.
 
     What is no protobuf is left to whoever reads the file next.
     """
@@ -34,7 +36,7 @@ def refuse_external_data(path: Path) -> None:
         return
     with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
         try:
-            is_external = _has_external(data, 0, len(data), _MODEL, 0)
+            is_external = _has_external(data, 0, len(data), _MODEL, (known or "").encode(), 0)
         except (IndexError, ValueError):
             return
     if is_external:
@@ -45,19 +47,34 @@ def refuse_external_data(path: Path) -> None:
         )
 
 
-def _has_external(data: mmap.mmap, start: int, end: int, fields: _Fields, depth: int) -> bool:
+def _has_external(data: mmap.mmap, start: int, end: int, fields: _Fields, known: bytes, depth: int) -> bool:
     if depth > _DEEPEST:
         raise ValueError("too deep")
     for number, begin, stop in _messages(data, start, end):
         if number in fields:
             inner = fields[number]
-            if _is_external(data, begin, stop) if inner is None else _has_external(data, begin, stop, inner, depth + 1):
+            if inner is None:
+                found = _is_external(data, begin, stop) and _location(data, begin, stop) != known
+            else:
+                found = _has_external(data, begin, stop, inner, known, depth + 1)
+            if found:
                 return True
     return False
 
 
 def _is_external(data: mmap.mmap, start: int, end: int) -> bool:
     return any(number == _LOCATION and value == _EXTERNAL for number, value in _numbers(data, start, end))
+
+
+def _location(data: mmap.mmap, start: int, end: int) -> bytes | None:
+    """Return the name of the file that a tensor lies in; the last one counts, as for protobuf."""
+    location = None
+    for number, begin, stop in _messages(data, start, end):
+        if number == _EXTERNAL_DATA:
+            entry = {inner: data[first:last] for inner, first, last in _messages(data, begin, stop)}
+            if entry.get(1) == b"location":
+                location = entry.get(2, b"")
+    return location
 
 
 def _messages(data: mmap.mmap, start: int, end: int) -> Iterator[tuple[int, int, int]]:

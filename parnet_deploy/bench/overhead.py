@@ -37,7 +37,7 @@ def write_empty_twin(plan: OpenPlan, folder: Path) -> None:
     for record in manifest.engines:
         path = folder / f"{record.stage}{backend.suffix}"
         path.write_bytes(b"")
-        engines.append(record.model_copy(update={"file": FileRecord.of(path), "layers": {}}))
+        engines.append(record.model_copy(update={"file": FileRecord.of(path), "weights": None, "layers": {}}))
     twin = manifest.model_copy(
         update={
             "backend": backend.name,

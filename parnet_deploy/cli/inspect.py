@@ -50,6 +50,7 @@ def inspect(
             _stage_table(opened.manifest),
             _plan_files(opened),
             _built_for(opened.manifest),
+            *_tuned(opened.manifest),
             *_traffic(opened.manifest),
             *_timeline(opened, measure=measure),
         ]
@@ -124,9 +125,9 @@ def _plan_files(opened: OpenPlan) -> Table:
     table = Table("engine", "size", "sha256", "lane", "threads" if on_cpu else "layers", box=None)
     for engine in plan.engines:
         table.add_row(
-            engine.file.name,
-            format_bytes(engine.file.size_bytes),
-            engine.file.sha256[:12],
+            "\n".join(file.name for file in engine.files),
+            "\n".join(format_bytes(file.size_bytes) for file in engine.files),
+            "\n".join(file.sha256[:12] for file in engine.files),
             str(plan.placement[engine.stage]),
             str(engine.threads) if on_cpu else ", ".join(f"{n} {kind.lower()}" for kind, n in engine.layers.items()),
         )
@@ -137,6 +138,16 @@ def _built_for(plan: Plan) -> str:
     devices = ", ".join(f"{device.device}: {device.name} ({device.capability})" for device in plan.devices)
     options = "".join(f", {name} {value}" for name, value in plan.build_options.items())
     return f"built for {devices} with {plan.backend} {plan.backend_version}{options}"
+
+
+def _tuned(plan: Plan) -> list[str]:
+    if plan.tuning is None:
+        return []
+    found = plan.tuning
+    return [
+        f"tuned: {found.chosen}, the best of {found.tried} that were tried, {found.latency_ms:.4g} ms "
+        f"({found.record.name})"
+    ]
 
 
 def _traffic(plan: Plan) -> list[str]:
@@ -164,7 +175,7 @@ def _timeline(opened: OpenPlan, *, measure: bool) -> list[RenderableType]:
             (spans,) = session.profile(zeros)
         title = "timeline of one measured request"
     else:
-        sizes = {engine.stage: engine.file.size_bytes / 2**20 for engine in plan.engines}
+        sizes = {engine.stage: engine.size_bytes / 2**20 for engine in plan.engines}
         spans = simulate(plan.schedule, {name: max(size, 1e-3) for name, size in sizes.items()})
         title = "timeline if a stage took one millisecond per MiB of its engine (not measured)"
     from rich.text import Text

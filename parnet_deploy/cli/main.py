@@ -23,9 +23,11 @@ from parnet_deploy.cli.inspect import inspect
 from parnet_deploy.cli.models import models
 from parnet_deploy.cli.plan import plan
 from parnet_deploy.cli.pull import pull
+from parnet_deploy.cli.quantize import quantize
 from parnet_deploy.cli.run import run
 from parnet_deploy.cli.serve_bench import serve_bench
 from parnet_deploy.cli.train import train
+from parnet_deploy.cli.tune import tune
 from parnet_deploy.cli.verify import verify
 from parnet_deploy.errors import MissingDependencyError, ParNetError
 
@@ -48,8 +50,10 @@ for command, name, panel in (
     (fuse, "fuse", AUTHORING),
     (export, "export", AUTHORING),
     (hub_export, "hub-export", AUTHORING),
+    (quantize, "quantize", TARGET),
     (plan, "plan", TARGET),
     (build, "build", TARGET),
+    (tune, "tune", TARGET),
     (verify, "verify", TARGET),
     (run, "run", TARGET),
     (evaluate, "evaluate", TARGET),

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from parnet_deploy.artifacts.schemas import BatchRange, DeviceRecord, Graph, Lane, Stage, TensorSpec
 from parnet_deploy.errors import EngineError
 
-# float32 or float16, as the tensor's specification says.
+# float32, float16 or 8-bit integers, as the tensor's specification says.
 Array = NDArray[Any]
 
 # Told what a build is doing; answers whether to go on.
@@ -22,7 +22,10 @@ Report = Callable[[str], bool]
 
 @dataclass(frozen=True)
 class StageSpec:
-    """What a backend has to know of a stage; `is_alone` if it is the only stage of its plan."""
+    """What a backend has to know of a stage; `is_alone` if it is the only stage of its plan.
+
+    `cores` are what its threads are to be kept on, as far as the backend can; there are as many as threads, or none.
+    """
 
     name: str
     inputs: Mapping[str, TensorSpec]
@@ -31,6 +34,7 @@ class StageSpec:
     lane: Lane
     threads: int
     is_alone: bool
+    cores: tuple[int, ...] = ()
 
     @property
     def tensors(self) -> dict[str, TensorSpec]:
@@ -38,7 +42,14 @@ class StageSpec:
         return {**self.inputs, **self.outputs}
 
 
-def stage_spec(stage: Stage, graph: Graph, lane: Lane, threads: int, *, is_alone: bool) -> StageSpec:
+def weights_path(engine_path: Path) -> Path:
+    """Return where an engine's weights are, for backends that map them into memory instead of reading them."""
+    return engine_path.with_name(f"{engine_path.name}.weights")
+
+
+def stage_spec(
+    stage: Stage, graph: Graph, lane: Lane, threads: int, *, is_alone: bool, cores: tuple[int, ...] = ()
+) -> StageSpec:
     """Collect from the graph what belongs to one stage."""
     return StageSpec(
         name=stage.name,
@@ -48,6 +59,7 @@ def stage_spec(stage: Stage, graph: Graph, lane: Lane, threads: int, *, is_alone
         lane=lane,
         threads=threads,
         is_alone=is_alone,
+        cores=cores,
     )
 
 
@@ -127,8 +139,9 @@ class Backend(Protocol):
     ) -> Mapping[str, int]:
         """Write the engine of a stage and return how many layers of each type went in, where the backend tells.
 
-        Stages of different devices are built at the same time; a backend whose builds are long calls `report` while it
-        builds. Raises `EngineError` naming the stage if it fails or is told to stop.
+        The weights may go to a file of their own, at `weights_path(engine_path)`. Stages of different devices are built
+        at the same time; a backend whose builds are long calls `report` while it builds. Raises `EngineError` naming
+        the stage if it fails or is told to stop.
         """
 
     def load(self, engine_path: Path, spec: StageSpec) -> Engine | DeviceEngine:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
+from collections.abc import Collection
 from functools import cache
 from pathlib import Path
 
@@ -18,6 +19,23 @@ def available_cores() -> int:
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
+
+
+def usable_cores() -> tuple[int, ...]:
+    """Return the logical cores that the calling thread may run on, in ascending order."""
+    if hasattr(os, "sched_getaffinity"):
+        return tuple(sorted(os.sched_getaffinity(0)))
+    return tuple(range(os.cpu_count() or 1))
+
+
+def keep_on_cores(cores: Collection[int]) -> None:
+    """Keep the calling thread on those of `cores` that it may use; on none of them, or not on Linux, leave it as it is.
+
+    A plan names the cores of the machine that it was tuned on; a container may have been given others since.
+    """
+    usable = set(cores).intersection(usable_cores())
+    if usable and hasattr(os, "sched_setaffinity"):
+        os.sched_setaffinity(0, usable)
 
 
 def parse_cpuinfo(text: str) -> tuple[str | None, frozenset[str]]:

@@ -85,7 +85,7 @@ def load_engines(
     try:
         for stage, record in zip(manifest.stages, manifest.engines, strict=True):
             lane = manifest.placement[stage.name]
-            spec = stage_spec(stage, manifest, lane, record.threads, is_alone=is_alone)
+            spec = stage_spec(stage, manifest, lane, record.threads, is_alone=is_alone, cores=record.cores)
             with current(lane):
                 engines[stage.name] = backend.load(plan.folder / record.file.name, spec)
     except BaseException:

@@ -1,8 +1,9 @@
 """The ncnn backend on CPUs: float32 convolutions by Winograd's algorithm, which ONNX Runtime and OpenVINO do not have.
 
 F(4,3) does 36 multiplications where a direct 3x3 convolution does 144 (Lavin and Gray, arXiv 1509.09308), at a few
-more bits of rounding. An engine is one file: ncnn's weights, and behind them its text of the layers, where ncnn does
-not read. Weights are transformed when it is opened, to four times the size of those of stride 1.
+more bits of rounding; where its weights would take too much memory, F(2,3) does 16 where the direct one does 36
+(`ncnn_winograd`). An engine is one file: ncnn's weights, and behind them its text of the layers, where ncnn does not
+read. Weights are transformed when it is opened.
 
 The Python package holds the interpreter's lock while a network runs, so stages of one process run one after another,
 all on one lane.

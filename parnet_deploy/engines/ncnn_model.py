@@ -6,13 +6,15 @@ fused ParNet has ten operators, whose attributes are checked here one by one.
 
 A tensor [C, 1, 1], a number for each channel, is a vector in ncnn: global pooling makes one, convolutions of 1x1 on it
 are linear layers, and beside a map it is broadcast over the map.
+
+A convolution in groups, or one whose weights are large, becomes several and a concatenation: each can then have the
+Winograd transform that suits it, and weights are transformed part by part, so that few of them are there twice.
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Collection, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -21,43 +23,22 @@ import onnx
 from numpy.typing import NDArray
 from onnx import numpy_helper
 
+from parnet_deploy.engines.ncnn_layers import Layer, NcnnModel, Params, dense_matrix, parts_of, write_model
+from parnet_deploy.engines.ncnn_winograd import F23_HINT_SIZE, MEMORY_FACTOR, WinogradLayer, layers_with_f43
 from parnet_deploy.errors import EngineError
 
-_MAGIC = 7767517
 # What stands before weights that are plain float32.
 _FLOAT32 = b"\0\0\0\0"
 _RELU, _SIGMOID = 1, 4
 _ADD, _MUL = 0, 2
+_SHAPE_HINT = -23330
 _UNFUSED_REMEDY = "fuse the checkpoint and export it again: parnet-deploy fuse CKPT -o OUT"
 
-Params = dict[int, int | str]
 
-
-@dataclass(frozen=True)
-class NcnnModel:
-    """A model in ncnn's two files."""
-
-    param: str
-    weights: bytes
-
-
-@dataclass
-class _Layer:
-    kind: str
-    name: str
-    inputs: list[str]
-    outputs: list[str]
-    params: Params = field(default_factory=dict)
-    weights: tuple[bytes, ...] = ()
-
-    def line(self) -> str:
-        numbers = " ".join(f"{key}={value}" for key, value in self.params.items())
-        counts = f"{len(self.inputs)} {len(self.outputs)}"
-        return f"{self.kind:<24} {self.name:<24} {counts} {' '.join((*self.inputs, *self.outputs))} {numbers}".rstrip()
-
-
-def convert_to_ncnn(onnx_path: Path) -> NcnnModel:
+def convert_to_ncnn(onnx_path: Path, memory_factor: float = MEMORY_FACTOR) -> NcnnModel:
     """Return the ncnn model of a stage's ONNX file; blobs have the names of the ONNX tensors.
+
+    Loaded, its weights take up to `memory_factor` times what they take in the file, for the sake of speed.
 
     Raises:
         EngineError: not an ONNX file, or an operator or attribute that a fused network does not have, with the node's
@@ -67,28 +48,31 @@ def convert_to_ncnn(onnx_path: Path) -> NcnnModel:
         graph = onnx.load_model(str(onnx_path), load_external_data=False).graph
     except Exception as error:
         raise EngineError(f"not an ONNX file ({error})", where=onnx_path) from error
-    return _Converter(graph, onnx_path).convert()
+    return _Converter(graph, onnx_path, memory_factor).convert()
 
 
 class _Converter:
     """One pass over the nodes, in their order, which is topological."""
 
-    def __init__(self, graph: onnx.GraphProto, path: Path) -> None:
+    def __init__(self, graph: onnx.GraphProto, path: Path, memory_factor: float) -> None:
         self._graph = graph
         self._path = path
+        self._memory_factor = memory_factor
         self._constants = {tensor.name: numpy_helper.to_array(tensor) for tensor in graph.initializer}
         self._uses = Counter(name for node in graph.node for name in node.input)
         self._uses.update(value.name for value in graph.output)
         self._makers = {name: node for node in graph.node for name in node.output}
-        self._layers: list[_Layer] = []
+        self._layers: list[Layer] = []
         # Tensors that another name stands for, because the node that made them does nothing in ncnn.
         self._aliases: dict[str, str] = {}
         self._kept: set[str] = set()
         self._vectors: set[str] = set()
+        self._pixels = _pixels_of(graph)
+        self._winograd: dict[str, WinogradLayer] = {}
 
     def convert(self) -> NcnnModel:
         for value in self._graph.input:
-            self._layers.append(_Layer("Input", value.name, [], [value.name]))
+            self._layers.append(Layer("Input", value.name, [], [value.name]))
             if [dim.dim_value for dim in value.type.tensor_type.shape.dim[2:]] == [1, 1]:
                 self._vectors.add(value.name)
         for node in self._graph.node:
@@ -97,11 +81,8 @@ class _Converter:
                 raise self._refusal(node, "is no operator of a fused network", remedy=_UNFUSED_REMEDY)
             rule(self, node)
         self._name_outputs()
-        layers = _with_splits(self._layers, {value.name for value in self._graph.output})
-        blobs = sum(len(layer.outputs) for layer in layers)
-        lines = [str(_MAGIC), f"{len(layers)} {blobs}", *(layer.line() for layer in layers)]
-        weights = b"".join(data for layer in self._layers for data in layer.weights)
-        return NcnnModel("\n".join(lines) + "\n", weights)
+        self._choose_transforms()
+        return write_model(self._layers, {value.name for value in self._graph.output})
 
     def _refusal(self, node: onnx.NodeProto, why: str, remedy: str | None = None) -> EngineError:
         return EngineError(f"node {node.name!r} ({node.op_type}) {why}", where=self._path, remedy=remedy)
@@ -128,7 +109,7 @@ class _Converter:
             self._layers.append(self._memory_data(node, name))
         return name
 
-    def _memory_data(self, node: onnx.NodeProto, name: str) -> _Layer:
+    def _memory_data(self, node: onnx.NodeProto, name: str) -> Layer:
         values = np.asarray(self._constants[name], np.float32)
         shape = values.shape[1:] if values.ndim == 4 and values.shape[0] == 1 else values.shape
         if len(shape) == 3 and shape[1:] == (1, 1):
@@ -138,13 +119,13 @@ class _Converter:
             params = {0: shape[2], 1: shape[1], 2: shape[0]}
         else:
             raise self._refusal(node, f"has a constant of shape {list(values.shape)}")
-        return _Layer("MemoryData", name, [], [name], params, (values.tobytes(),))
+        return Layer("MemoryData", name, [], [name], params, (values.tobytes(),))
 
     def _add(self, kind: str, node: onnx.NodeProto, inputs: list[str], params: Params, *weights: bytes) -> None:
         blobs = [self._blob(node, name) for name in inputs]
         if kind == "Pooling" or all(blob in self._vectors for blob in blobs):
             self._vectors.update(node.output)
-        self._layers.append(_Layer(kind, node.output[0], blobs, list(node.output), params, weights))
+        self._layers.append(Layer(kind, node.output[0], blobs, list(node.output), params, weights))
 
     def _only_reader(self, name: str, op_type: str) -> onnx.NodeProto | None:
         """Return the node of a type that alone reads a tensor."""
@@ -163,29 +144,57 @@ class _Converter:
         if self._aliases.get(node.input[0], node.input[0]) in self._vectors:
             if weight.shape[2:] != (1, 1):
                 raise self._refusal(node, "is a convolution of single pixels with a kernel beyond them")
-            self._linear(node, _dense(weight[:, :, 0, 0], found["group"]))
-            self._merge_activation(node)
+            self._linear(node, dense_matrix(weight[:, :, 0, 0], found["group"]), self._merged_activation(node))
             return
         top, left, bottom, right = found["pads"]
-        params: Params = {0: filters, 1: width, 11: height, 3: found["strides"][1], 13: found["strides"][0]}
-        params |= {4: left, 14: top, 15: right, 16: bottom, 6: weight.size}
-        weights = [_FLOAT32, weight.tobytes()]
-        if len(node.input) > 2:
-            params[5] = 1
-            weights.append(self._constant(node, 2).tobytes())
-        if found["group"] > 1:
-            params[7] = found["group"]
-        kind = "ConvolutionDepthWise" if found["group"] > 1 else "Convolution"
-        self._add(kind, node, [node.input[0]], params, *weights)
-        self._merge_activation(node)
+        params: Params = {1: width, 11: height, 3: found["strides"][1], 13: found["strides"][0]}
+        params |= {4: left, 14: top, 15: right, 16: bottom, **self._merged_activation(node)}
+        bias = self._constant(node, 2) if len(node.input) > 2 else None
+        sources = self._groups_of(self._blob(node, node.input[0]), weight.shape[1], found["group"])
+        parts = parts_of(weight, found["group"])
+        output = node.output[0]
+        names = [f"{output}/{index}" for index in range(len(parts))] if len(parts) > 1 else [output]
+        for name, part in zip(names, parts, strict=True):
+            source = sources[part.start * found["group"] // filters]
+            self._convolve(name, source, params, weight[part], None if bias is None else bias[part])
+            if (height, width) == (3, 3) and found["strides"] == [1, 1]:
+                pixels = self._pixels.get(output, 0)
+                self._winograd[name] = WinogradLayer(name, weight[part].nbytes, pixels)
+        if len(names) > 1:
+            self._layers.append(Layer("Concat", output, names, [output], {0: 0}))
 
-    def _merge_activation(self, node: onnx.NodeProto) -> None:
-        """Let a convolution apply the activation that alone reads it."""
+    def _groups_of(self, blob: str, width: int, groups: int) -> list[str]:
+        """Return the blobs of each group's channels, `width` of them."""
+        if groups == 1:
+            return [blob]
+        blobs = [f"{blob}/group{index}/{len(self._layers)}" for index in range(groups)]
+        sizes = ",".join([str(width)] * groups)
+        self._layers.append(Layer("Slice", blobs[0], [blob], blobs, {-23300: f"{groups},{sizes}", 1: 0}))
+        return blobs
+
+    def _convolve(
+        self, name: str, source: str, params: Params, weight: NDArray[np.float32], bias: NDArray[np.float32] | None
+    ) -> None:
+        weights = [_FLOAT32, weight.tobytes(), *([] if bias is None else [bias.tobytes()])]
+        own: Params = {0: weight.shape[0], 5: int(bias is not None), 6: weight.size}
+        self._layers.append(Layer("Convolution", name, [source], [name], {**own, **params}, tuple(weights)))
+
+    def _choose_transforms(self) -> None:
+        """Hint at a small map where a convolution shall use F(2,3)."""
+        model_bytes = sum(len(data) for layer in self._layers for data in layer.weights)
+        with_f43 = layers_with_f43(tuple(self._winograd.values()), model_bytes, self._memory_factor)
+        for layer in self._layers:
+            if layer.name in self._winograd and layer.name not in with_f43:
+                layer.params[_SHAPE_HINT] = f"4,3,{F23_HINT_SIZE},{F23_HINT_SIZE},{layer.params[0]}"
+
+    def _merged_activation(self, node: onnx.NodeProto) -> Params:
+        """Return the parameter by which a convolution applies the activation that alone reads it, if there is one."""
         for op_type, code in (("Relu", _RELU), ("Sigmoid", _SIGMOID)):
             reader = self._only_reader(node.output[0], op_type)
             if reader is not None:
-                self._layers[-1].params[9] = code
                 self._aliases[reader.output[0]] = node.output[0]
+                return {9: code}
+        return {}
 
     def activation(self, node: onnx.NodeProto) -> None:
         if node.output[0] in self._aliases or self._is_half_of_swish(node):
@@ -239,8 +248,8 @@ class _Converter:
         weight = self._constant(node, 1)
         self._linear(node, weight if found["transB"] else weight.T)
 
-    def _linear(self, node: onnx.NodeProto, weight: NDArray[np.float32]) -> None:
-        params: Params = {0: weight.shape[0], 1: int(len(node.input) > 2), 2: weight.size}
+    def _linear(self, node: onnx.NodeProto, weight: NDArray[np.float32], activation: Params | None = None) -> None:
+        params: Params = {0: weight.shape[0], 1: int(len(node.input) > 2), 2: weight.size, **(activation or {})}
         biases = [self._constant(node, 2).tobytes()] if len(node.input) > 2 else []
         self._add("InnerProduct", node, [node.input[0]], params, _FLOAT32, weight.tobytes(), *biases)
 
@@ -266,35 +275,11 @@ _RULES: Mapping[str, Callable[[_Converter, onnx.NodeProto], None]] = {
 }
 
 
-def _dense(weight: NDArray[np.float32], groups: int) -> NDArray[np.float32]:
-    """Return the matrix of a linear layer in groups, with zeros between them."""
-    rows, columns = weight.shape[0] // groups, weight.shape[1]
-    dense = np.zeros((weight.shape[0], columns * groups), np.float32)
-    for group in range(groups):
-        part = slice(group * rows, (group + 1) * rows)
-        dense[part, group * columns : (group + 1) * columns] = weight[part]
-    return dense
-
-
-def _with_splits(layers: list[_Layer], outputs: Collection[str]) -> list[_Layer]:
-    """Give every reader a blob of its own, as ncnn wants it: what several read goes through a layer `Split`.
-
-    Who takes an output of the model is a reader too, of the blob that has the output's name.
-    """
-    readers = Counter(name for layer in layers for name in layer.inputs)
-    shared = {
-        name: [f"{name}_{index}" for index in range(count)]
-        for name, count in readers.items()
-        if count + (name in outputs) > 1
-    }
-    unread = {name: iter(parts) for name, parts in shared.items()}
-    result: list[_Layer] = []
-    for layer in layers:
-        inputs = [next(unread[name]) if name in shared else name for name in layer.inputs]
-        made = [f"{name}_made" if name in shared and name in outputs else name for name in layer.outputs]
-        result.append(_Layer(layer.kind, layer.name, inputs, made, layer.params))
-        for name, blob in zip(layer.outputs, made, strict=True):
-            if name in shared:
-                parts = [*([name] if name in outputs else []), *shared[name]]
-                result.append(_Layer("Split", f"{name}_split", [blob], parts))
-    return result
+def _pixels_of(graph: onnx.GraphProto) -> dict[str, int]:
+    """Return the pixels of every map whose size the file tells."""
+    pixels = {}
+    for value in (*graph.value_info, *graph.output):
+        extents = [dim.dim_value for dim in value.type.tensor_type.shape.dim]
+        if len(extents) == 4:
+            pixels[value.name] = extents[2] * extents[3]
+    return pixels

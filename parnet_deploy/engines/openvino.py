@@ -3,6 +3,9 @@
 OpenVINO's default computes float32 networks in bfloat16 where the processor can, also when a model that was compiled
 otherwise is imported; precision is the bundle's, so float32 is asked for in both places. Layers between Q and DQ
 operators run in int8 all the same.
+
+An engine is mapped into memory while OpenVINO takes the weights from it and packs them anew. Read from bytes, ParNet-L
+peaked at 775 MiB and took 0.57 s of a core; mapped 575 MiB and 0.34 s; with the pages given back on the way, 385 MiB.
 """
 
 from __future__ import annotations
@@ -17,6 +20,7 @@ import openvino
 from parnet_deploy.artifacts.schemas import DeviceRecord, Lane
 from parnet_deploy.engines.base import Array, Report, StageSpec, check_binding
 from parnet_deploy.engines.cpu import cpu_record
+from parnet_deploy.engines.mapped import MappedFile
 from parnet_deploy.engines.options import BuildOptions, refuse_gpu_options
 from parnet_deploy.errors import EngineError
 from parnet_deploy.planning.placement import device_lanes
@@ -45,10 +49,10 @@ def _failure(spec: StageSpec, action: str, error: Exception, where: Path | None 
 class OpenVinoBoundEngine:
     """An inference request on fixed arrays."""
 
-    def __init__(self, request: Any, arrays: Sequence[Array], spec: StageSpec) -> None:
+    def __init__(self, request: Any, kept: Sequence[object], spec: StageSpec) -> None:
         self._infer = request.infer
         # The request holds addresses only.
-        self._arrays = arrays
+        self._kept = kept
         self._spec = spec
 
     def run(self) -> None:
@@ -62,8 +66,10 @@ class OpenVinoBoundEngine:
 class OpenVinoEngine:
     """A compiled model; several requests of it may run at the same time."""
 
-    def __init__(self, model: Any, spec: StageSpec) -> None:
+    def __init__(self, model: Any, file: MappedFile, spec: StageSpec) -> None:
         self._model = model
+        # Where the model reads weights that it did not pack.
+        self._file: MappedFile | None = file
         self._spec = spec
 
     def bind(self, inputs: Mapping[str, Array], outputs: Mapping[str, Array]) -> OpenVinoBoundEngine:
@@ -76,11 +82,12 @@ class OpenVinoEngine:
                 request.set_tensor(name, openvino.Tensor(array, shared_memory=True))
         except Exception as error:
             raise _failure(self._spec, "bind", error) from error
-        return OpenVinoBoundEngine(request, tuple(arrays.values()), self._spec)
+        return OpenVinoBoundEngine(request, (self._file, *arrays.values()), self._spec)
 
     def close(self) -> None:
         """Drop the model; its memory and threads go with the last bound engine."""
         self._model = None
+        self._file = None
 
 
 class OpenVinoBackend:
@@ -135,7 +142,10 @@ class OpenVinoBackend:
     def load(self, engine_path: Path, spec: StageSpec) -> OpenVinoEngine:
         """Import a compiled model, and check that its tensors are the stage's."""
         try:
-            model = self._core.import_model(engine_path.read_bytes(), _DEVICE, _settings(spec))
+            file = MappedFile(engine_path)
+            with file.giving_back():
+                blob = openvino.Tensor(file.array, shared_memory=True)
+                model = self._core.import_model(blob, _DEVICE, _settings(spec))
             found = {
                 port.get_any_name(): (np.dtype(port.get_element_type().to_dtype()), port.get_partial_shape())
                 for port in (*model.inputs, *model.outputs)
@@ -151,4 +161,4 @@ class OpenVinoBackend:
                     f"{wanted[1]}",
                     where=engine_path,
                 )
-        return OpenVinoEngine(model, spec)
+        return OpenVinoEngine(model, file, spec)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from importlib import import_module
+from types import ModuleType
 from typing import NamedTuple, cast
 
 from parnet_deploy.engines.base import Backend
@@ -41,11 +42,21 @@ def get_backend(name: str, options: BuildOptions | None = None) -> Backend:
         EngineError: no backend of that name, or options that are not for it.
         MissingDependencyError: the backend's package is not installed.
     """
+    return cast(Backend, getattr(import_backend(name), _BACKENDS[name].backend)(options))
+
+
+def import_backend(name: str) -> ModuleType:
+    """Import a backend's module, and with it its package.
+
+    Raises:
+        EngineError: no backend of that name.
+        MissingDependencyError: the backend's package is not installed.
+    """
     if name not in _BACKENDS:
         raise EngineError(f"no backend {name!r}", remedy=f"one of: {', '.join(BACKEND_NAMES)}")
     entry = _BACKENDS[name]
     try:
-        module = import_module(entry.module)
+        return import_module(entry.module)
     except ImportError as error:
         package = (error.name or "").split(".")[0]
         if package not in entry.packages:
@@ -54,4 +65,3 @@ def get_backend(name: str, options: BuildOptions | None = None) -> Backend:
             f"backend {name!r} needs the package {package!r}, which cannot be imported ({error})",
             remedy=f"pip install 'parnet-deploy[{entry.extra}]'",
         ) from error
-    return cast(Backend, getattr(module, entry.backend)(options))

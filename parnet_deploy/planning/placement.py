@@ -75,16 +75,37 @@ def split_threads(stages: Sequence[Stage], placement: Mapping[str, Lane], cores:
     gets `cores / k` threads, the first lanes one more where that leaves a remainder, and none less than one. Whatever
     runs at a time then has at most `max(cores, lanes)` threads.
     """
+    return {stage: len(own) for stage, own in split_cores(stages, placement, range(cores)).items()}
+
+
+def split_cores(
+    stages: Sequence[Stage], placement: Mapping[str, Lane], cores: Sequence[int]
+) -> dict[str, tuple[int, ...]]:
+    """Share named cores as `split_threads` shares their number; where there are more lanes than cores, some overlap."""
+    shares: dict[str, tuple[int, ...]] = {}
+    for stage, lanes in lanes_at_once(stages, placement).items():
+        before = lanes.index(placement[stage])
+        share, remainder = divmod(len(cores), len(lanes))
+        first = before * share + min(before, remainder)
+        own_cores = cores[first : first + share + (before < remainder)]
+        shares[stage] = tuple(own_cores) or (cores[before % len(cores)],)
+    return shares
+
+
+def lanes_at_once(stages: Sequence[Stage], placement: Mapping[str, Lane]) -> dict[str, tuple[Lane, ...]]:
+    """Return for each stage the lanes, its own among them, on which something can run while it does, in their order."""
     ancestors = find_ancestors(stages)
-    threads: dict[str, int] = {}
-    for stage in stages:
-        own = placement[stage.name]
-        lanes = {own} | {
-            placement[other.name]
-            for other in stages
-            if other.name not in ancestors[stage.name] and stage.name not in ancestors[other.name]
-        }
-        before = sum((lane.device, lane.stream) < (own.device, own.stream) for lane in lanes)
-        share, remainder = divmod(cores, len(lanes))
-        threads[stage.name] = max(1, share + (before < remainder))
-    return threads
+    return {
+        stage.name: tuple(
+            sorted(
+                {placement[stage.name]}
+                | {
+                    placement[other.name]
+                    for other in stages
+                    if other.name not in ancestors[stage.name] and stage.name not in ancestors[other.name]
+                },
+                key=lambda lane: (lane.device, lane.stream),
+            )
+        )
+        for stage in stages
+    }

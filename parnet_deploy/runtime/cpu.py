@@ -14,6 +14,7 @@ import numpy as np
 from parnet_deploy.artifacts.folders import OpenPlan
 from parnet_deploy.artifacts.schemas import Copy, Lane, Launch, Plan, Record, Wait
 from parnet_deploy.engines.base import Array, BoundEngine, Engine
+from parnet_deploy.engines.cpu import keep_on_cores
 from parnet_deploy.engines.load import load_engines, open_backend
 from parnet_deploy.errors import EngineError, InferenceError, ParNetError
 from parnet_deploy.planning.schedule import HOST, add_host_sync
@@ -33,6 +34,10 @@ class _Step(NamedTuple):
     signals: tuple[Signal, ...]
 
 
+# What each lane executes for one request, the home lane first; a worker's own begins behind the wait that starts it.
+_Programs = tuple[tuple[_Step, ...], ...]
+
+
 class CpuPipeline:
     """Memory for every tensor of a plan, bound engines over it, and a thread for every lane but one.
 
@@ -50,14 +55,14 @@ class CpuPipeline:
         self._buffers: dict[str, Array] = {
             name: np.zeros((plan.batch.max, *tensor.shape), tensor.dtype) for name, tensor in plan.tensors.items()
         }
-        self._bound: OrderedDict[int, dict[Lane, tuple[_Step, ...]]] = OrderedDict()
-        self._programs: dict[Lane, tuple[_Step, ...]] = {}
+        self._bound: OrderedDict[int, _Programs] = OrderedDict()
+        self._programs: _Programs = ()
         self._failures: list[tuple[str, BaseException]] = []
         self._trace: list[tuple[str, float, float]] | None = None
         self._stopped = False
         self._workers = [
-            Thread(target=self._serve, args=(lane, steps), name=f"parnet {lane}", daemon=True)
-            for lane, steps in self._lanes.items()
+            Thread(target=self._serve, args=(index, steps[0].wait, lane), name=f"parnet {lane}", daemon=True)
+            for index, (lane, steps) in enumerate(self._lanes.items())
             if lane != self._home
         ]
         for worker in self._workers:
@@ -96,7 +101,7 @@ class CpuPipeline:
         self._programs = self._programs_for(batch)
         self._failures.clear()
         try:
-            self._execute(self._programs[self._home])
+            self._execute(self._programs[0])
         except BaseException:
             # An interrupt can strike between any two commands, so nobody knows which signals are used up.
             self.stop(wait=False)
@@ -116,10 +121,10 @@ class CpuPipeline:
             for worker in self._workers:
                 worker.join()
             self._bound.clear()
-            self._programs = {}
+            self._programs = ()
 
     def _compile(self) -> dict[Lane, list[_Step]]:
-        """Turn commands into steps with their signals; the launches are filled in for each batch size."""
+        """Turn commands into steps with their signals, the home lane first; launches are filled in for a batch size."""
         commands = add_host_sync(self._plan.schedule, self._home)
         for command in commands:
             if command.lane.device != HOST or isinstance(command, Copy):
@@ -144,12 +149,13 @@ class CpuPipeline:
                     steps.append(_Step(None, "", signals[index], ()))
         return lanes
 
-    def _programs_for(self, batch: int) -> dict[Lane, tuple[_Step, ...]]:
+    def _programs_for(self, batch: int) -> _Programs:
         programs = self._bound.get(batch)
         if programs is None:
             if len(self._bound) == BOUND_BATCH_SIZES:
                 self._bound.popitem(last=False)
-            programs = self._bound[batch] = {lane: self._bind(steps, batch) for lane, steps in self._lanes.items()}
+            home, *others = (self._bind(steps, batch) for steps in self._lanes.values())
+            programs = self._bound[batch] = (home, *(steps[1:] for steps in others))
         else:
             self._bound.move_to_end(batch)
         return programs
@@ -166,13 +172,14 @@ class CpuPipeline:
             bound.append(step)
         return tuple(bound)
 
-    def _serve(self, lane: Lane, steps: Sequence[_Step]) -> None:
-        """Serve a lane, request after request; its first command is a wait, as `add_host_sync` sees to."""
-        start = steps[0].wait
-        while start is not None:
+    def _serve(self, index: int, start: Signal, lane: Lane) -> None:
+        """Serve a lane, request after request; that it begins by waiting for `start` is `add_host_sync`'s doing."""
+        engines = [record for record in self._plan.engines if self._plan.placement[record.stage] == lane]
+        keep_on_cores({core for record in engines for core in record.cores})
+        while True:
             start.get()
             try:
-                if self._stopped or not self._execute(self._programs[lane][1:]):
+                if self._stopped or not self._execute(self._programs[index]):
                     return
             except BaseException:
                 # The lane is no more, so the other lanes must not wait for it.

@@ -2,6 +2,10 @@
 
 The numbers are those of `timm.data.create_transform(is_training=False)` with torchvision's `Resize`, `CenterCrop`,
 `ToTensor` and `Normalize` on Pillow images, to the bit. As there, the orientation tag of EXIF is not looked at.
+
+JPEG files can be decoded at a fraction of their size (`scaled`), which libjpeg does within its inverse DCT. It is
+never less than three times the size that they are resized to; colour values of photographs are then off by at most 2 of
+255 on average, single ones by up to 32. Twelve megapixels take 33 ms instead of 98; 0.2, as in ImageNet, 3 either way.
 """
 
 from __future__ import annotations
@@ -26,6 +30,8 @@ _RESAMPLING = {
 }
 # Pillow's own limit against decompression bombs; a warning there, an error here.
 _MAX_PIXELS = Image.MAX_IMAGE_PIXELS or 89_478_485
+# At twice the size the mean error would be 4 and single values off by 45; at once the size, 5 and 130.
+_SCALED_MARGIN = 3
 
 
 def _mode_for(preprocessing: Preprocessing) -> str:
@@ -48,9 +54,8 @@ def _converted(image: Image.Image, mode: str) -> Image.Image:
     return image if image.mode == mode else image.convert(mode)
 
 
-def _resized(image: Image.Image, preprocessing: Preprocessing) -> Image.Image:
-    """Resize so that the crop's size divided by `crop_pct` just fits in."""
-    width, height = image.size
+def _resized_size(width: int, height: int, preprocessing: Preprocessing) -> tuple[int, int]:
+    """Return the width and height to resize to, so that the crop's size divided by `crop_pct` just fits in."""
     target_height, target_width = (
         math.floor(extent / preprocessing.crop_pct) for extent in preprocessing.input_size[1:]
     )
@@ -65,7 +70,7 @@ def _resized(image: Image.Image, preprocessing: Preprocessing) -> Image.Image:
         size = (round(width / ratio), round(height / ratio))
     if size[0] * size[1] > _MAX_PIXELS:
         raise DataError(f"an image of {width}x{height} is too narrow to be resized", remedy="crop it")
-    return image if size == image.size else image.resize(size, _RESAMPLING[preprocessing.interpolation])
+    return size
 
 
 def preprocess(image: Image.Image, preprocessing: Preprocessing) -> NDArray[np.float32]:
@@ -76,7 +81,13 @@ def preprocess(image: Image.Image, preprocessing: Preprocessing) -> NDArray[np.f
     Raises:
         DataError: an image of floats, one too narrow to be resized, or a network of neither 1 nor 3 channels.
     """
-    image = _resized(_converted(image, _mode_for(preprocessing)), preprocessing)
+    return _preprocess_to(_resized_size(*image.size, preprocessing), image, preprocessing)
+
+
+def _preprocess_to(size: tuple[int, int], image: Image.Image, preprocessing: Preprocessing) -> NDArray[np.float32]:
+    image = _converted(image, _mode_for(preprocessing))
+    if size != image.size:
+        image = image.resize(size, _RESAMPLING[preprocessing.interpolation])
     channels, height, width = preprocessing.input_size
     left, top = round((image.width - width) / 2), round((image.height - height) / 2)
     pixels = np.asarray(image.crop((left, top, left + width, top + height))).reshape(height, width, channels)
@@ -88,13 +99,20 @@ def preprocess(image: Image.Image, preprocessing: Preprocessing) -> NDArray[np.f
     return values
 
 
-def load_image(path: Path, preprocessing: Preprocessing) -> NDArray[np.float32]:
-    """Read and preprocess one image file; raise `DataError` naming it if that is not possible."""
+def load_image(path: Path, preprocessing: Preprocessing, *, scaled: bool = False) -> NDArray[np.float32]:
+    """Read and preprocess one image file; raise `DataError` naming it if that is not possible.
+
+    With `scaled` a JPEG file is decoded at a fraction of its size, where it is large enough for that.
+    """
     try:
         with Image.open(path) as image:
             if image.width * image.height > _MAX_PIXELS:
                 raise DataError(f"{image.width}x{image.height} pixels are more than is safe to decode")
-            return preprocess(image, preprocessing)
+            size = _resized_size(*image.size, preprocessing)
+            if scaled and preprocessing.interpolation != "nearest":
+                # Does nothing to files that are not JPEG.
+                image.draft(None, (_SCALED_MARGIN * size[0], _SCALED_MARGIN * size[1]))
+            return _preprocess_to(size, image, preprocessing)
     except DataError as error:
         raise DataError(error.what, where=path, remedy=error.remedy) from error
     except OSError as error:
@@ -105,11 +123,11 @@ def load_image(path: Path, preprocessing: Preprocessing) -> NDArray[np.float32]:
         raise DataError(f"cannot be decoded ({error})", where=path, remedy="check the file") from error
 
 
-def load_images(paths: Sequence[Path], preprocessing: Preprocessing) -> NDArray[np.float32]:
+def load_images(paths: Sequence[Path], preprocessing: Preprocessing, *, scaled: bool = False) -> NDArray[np.float32]:
     """Read and preprocess image files, float32 [N, C, H, W]; raise `DataError` naming the first that cannot be."""
     if not paths:
         raise DataError("no images", remedy="pass at least one image file")
-    return np.stack([load_image(path, preprocessing) for path in paths])
+    return np.stack([load_image(path, preprocessing, scaled=scaled) for path in paths])
 
 
 def find_images(path: Path) -> tuple[Path, ...]:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from queue import SimpleQueue
 from threading import Lock
@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from parnet_deploy.artifacts.cuda_options import CudaOptions
 from parnet_deploy.artifacts.folders import OpenPlan, open_plan
 from parnet_deploy.artifacts.schemas import Plan
+from parnet_deploy.engines.registry import import_backend
 from parnet_deploy.errors import EngineError, InferenceError, ParNetError
 from parnet_deploy.planning.schedule import HOST
 from parnet_deploy.planning.timeline import Span
@@ -57,6 +58,8 @@ class Session:
 
     def __init__(self, plan: OpenPlan, executor: Executor, pipelines: int) -> None:
         self._plan = plan
+        self._batch = plan.manifest.batch
+        self._input_shape = plan.manifest.tensors[plan.manifest.input].shape
         self._executor = executor
         self._count = 0
         self._is_released = False
@@ -88,7 +91,7 @@ class Session:
         """
         if pipelines < 1:
             raise InferenceError(f"a session with {pipelines} pipelines cannot answer", remedy="pass at least 1")
-        opened = open_plan(Path(plan))
+        opened = open_plan(Path(plan), meanwhile=lambda manifest: import_backend(manifest.backend))
         return cls(opened, open_executor(opened, cuda), pipelines)
 
     @property
@@ -130,12 +133,9 @@ class Session:
             InferenceError: images of another type, shape or dtype, a stage that failed, or a session that is closed.
         """
         images = self._checked(images)
-        logits = np.empty((images.shape[0], self.plan.network.num_classes), np.float32)
-
-        def collect(pipeline: Pipeline, start: int, rows: int) -> None:
-            logits[start : start + rows] = pipeline.view(self.plan.output, rows)
-
-        self._run_batches(images, collect)
+        plan = self._plan.manifest
+        logits = np.empty((images.shape[0], plan.network.num_classes), np.float32)
+        self._run_batches(images, {plan.output: logits})
         return logits
 
     def infer_stages(self, images: Images) -> dict[str, NDArray[Any]]:
@@ -150,12 +150,7 @@ class Session:
         for name in names:
             tensor = self.plan.tensors[name]
             tensors[name] = np.empty((images.shape[0], *tensor.shape), tensor.dtype)
-
-        def collect(pipeline: Pipeline, start: int, rows: int) -> None:
-            for name, array in tensors.items():
-                array[start : start + rows] = pipeline.view(name, rows)
-
-        self._run_batches(images, collect)
+        self._run_batches(images, tensors)
         return tensors
 
     def warm_up(self, runs: int = 3) -> None:
@@ -185,9 +180,12 @@ class Session:
             raise InferenceError(
                 f"{images.shape[0]} images do not fit into one batch", remedy=f"pass at most {self.plan.batch.max}"
             )
-        with self._pipeline() as pipeline:
+        pipeline = self._take()
+        try:
             batch = self._fill(pipeline, images)
             return [pipeline.profile(batch) for _ in range(runs)]
+        finally:
+            self._give_back(pipeline)
 
     def _checked(self, images: Images) -> Images:
         if not isinstance(images, np.ndarray) or images.dtype != np.float32:
@@ -195,7 +193,7 @@ class Session:
             raise InferenceError(
                 f"images are {found}, not a float32 array", remedy="convert: images.astype(np.float32)"
             )
-        wanted = self.plan.tensors[self.plan.input].shape
+        wanted = self._input_shape
         if images.ndim != 4 or images.shape[1:] != wanted or images.shape[0] == 0:
             remedy = "add the batch axis: images[None]" if images.shape == wanted else "preprocess for this plan"
             raise InferenceError(
@@ -203,36 +201,31 @@ class Session:
             )
         return images
 
-    def _run_batches(self, images: Images, collect: Callable[[Pipeline, int, int], None]) -> None:
-        """Run batch after batch, giving the pipeline back between them so that a long request holds up no short one."""
-        largest = self.plan.batch.max
-        for start in range(0, images.shape[0], largest):
-            batch = images[start : start + largest]
-            # Not by `_pipeline`: a context manager takes a fifth of what a session adds to a small request.
+    def _run_batches(self, images: Images, answers: Mapping[str, NDArray[Any]]) -> None:
+        """Run batch after batch and copy what was made of the named tensors into `answers`.
+
+        The pipeline is given back between batches, so that a long request holds up no short one.
+        """
+        for start in range(0, images.shape[0], self._batch.max):
+            batch = images[start : start + self._batch.max]
+            rows = batch.shape[0]
             pipeline = self._take()
             try:
                 pipeline.run(self._fill(pipeline, batch))
-                collect(pipeline, start, batch.shape[0])
+                for name, answer in answers.items():
+                    answer[start : start + rows] = pipeline.view(name, rows)
             finally:
                 self._give_back(pipeline)
 
     def _fill(self, pipeline: Pipeline, images: Images) -> int:
         """Copy images into the input's memory and return the batch size to run."""
         rows = images.shape[0]
-        batch: int = max(rows, self.plan.batch.min)
-        memory = pipeline.view(self.plan.input, batch)
+        batch: int = max(rows, self._batch.min)
+        memory = pipeline.view(self._plan.manifest.input, batch)
         memory[:rows] = images
         if rows < batch:
             memory[rows:] = 0
         return batch
-
-    @contextmanager
-    def _pipeline(self) -> Iterator[Pipeline]:
-        pipeline = self._take()
-        try:
-            yield pipeline
-        finally:
-            self._give_back(pipeline)
 
     def _take(self) -> Pipeline:
         pipeline = self._idle.get()

@@ -62,6 +62,23 @@ def test_a_plan_names_its_files(plan: tuple[Path, Plan]) -> None:
     assert kind_of(folder) == "plan"
 
 
+def test_work_goes_on_while_a_plan_is_hashed(plan: tuple[Path, Plan]) -> None:
+    folder, manifest = plan
+    seen: list[Plan] = []
+    open_plan(folder, meanwhile=seen.append)
+    assert seen == [manifest]
+    (folder / "join.engine").write_bytes(b"another engine of a lengt")
+    with pytest.raises(ArtifactError):
+        open_plan(folder, meanwhile=seen.append)
+    assert seen == [manifest, manifest]
+
+    def fail(_: Plan) -> None:
+        raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        open_plan(folder, meanwhile=fail)
+
+
 @settings(max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(stage=st.sampled_from(["stream1", "stream2", "join"]), place=st.integers(0, 20), bit=st.integers(0, 7))
 def test_any_flipped_bit_of_any_file_is_noticed(folder: Path, kind: str, stage: str, place: int, bit: int) -> None:

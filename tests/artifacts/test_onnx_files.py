@@ -53,6 +53,9 @@ def test_external_data_is_found(tmp_path: Path, place: str) -> None:
     with pytest.raises(ArtifactError, match="keeps weights in another file") as caught:
         refuse_external_data(path)
     assert caught.value.where == str(path)
+    refuse_external_data(path, "elsewhere.bin")
+    with pytest.raises(ArtifactError, match="keeps weights in another file"):
+        refuse_external_data(path, "nowhere.bin")
 
 
 @settings(max_examples=200, suppress_health_check=[HealthCheck.function_scoped_fixture])

@@ -51,13 +51,34 @@ def test_a_plan_holds_the_bundle_s_graph_and_how_to_run_it(make_bundle: MakeBund
     assert (plan.backend, plan.backend_version) == ("onnxruntime", get_backend("onnxruntime").version())
     assert plan.devices == get_backend("onnxruntime").device_records(["cpu"])
     assert seen == [("stem", 0, 4), ("left", 1, 4), ("right", 2, 4), ("join", 3, 4)]
-    assert sorted(file.name for file in folder.iterdir()) == [
+    recorded = [file.name for engine in plan.engines for file in engine.files]
+    assert sorted(recorded) == [
         "join.onnx",
         "left.onnx",
-        "plan.json",
+        "left.onnx.weights",
         "right.onnx",
+        "right.onnx.weights",
         "stem.onnx",
+        "stem.onnx.weights",
     ]
+    assert sorted(file.name for file in folder.iterdir()) == sorted([*recorded, "plan.json"])
+
+
+def test_weights_that_are_mapped_are_checked_like_engines(make_bundle: MakeBundle, tmp_path: Path) -> None:
+    folder = build_plan(make_bundle("whole"), tmp_path / "plan")
+    engine = open_plan(folder).manifest.engines[0]
+    assert engine.weights is not None
+    assert engine.size_bytes == sum((folder / file.name).stat().st_size for file in engine.files)
+    path = folder / engine.weights.name
+    content = path.read_bytes()
+    assert len(content) > 2 * (folder / engine.file.name).stat().st_size
+    path.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+    with pytest.raises(ArtifactError, match="sha256 differs") as caught:
+        open_plan(folder)
+    assert caught.value.where == str(path)
+    path.unlink()
+    with pytest.raises(ArtifactError, match="the file is missing"):
+        open_plan(folder)
 
 
 def test_threads_default_to_the_cores_of_the_process(
@@ -76,7 +97,7 @@ def test_an_existing_output_is_kept_or_replaced_whole(make_bundle: MakeBundle, t
         build_plan(bundle, output)
     assert (output / "plan.json").read_bytes() == before
     build_plan(bundle, output, force=True)
-    assert sorted(file.suffix for file in output.iterdir()) == [".json"] + [".onnx"] * 4
+    assert sorted(file.suffix for file in output.iterdir()) == [".json"] + [".onnx"] * 4 + [".weights"] * 3
 
 
 def test_a_plan_never_replaces_its_own_bundle(make_bundle: MakeBundle) -> None:

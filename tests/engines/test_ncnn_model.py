@@ -12,6 +12,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from onnx import TensorProto, helper, numpy_helper
 
+from parnet_deploy.engines import ncnn_layers
 from parnet_deploy.engines.ncnn_model import convert_to_ncnn
 from parnet_deploy.errors import EngineError
 
@@ -107,8 +108,56 @@ def test_convolutions(
         nodes.append(helper.make_node(activation, ["y"], ["z"]))
     output = "y" if activation is None else "z"
     text = check(tmp_path, nodes, {"x": (width_in, *size)}, [output], constants, WINOGRAD)
-    # The activation is the convolution's own.
-    assert len(text.splitlines()) == 4
+    # The activation is the convolution's own, also where that is two and a concatenation.
+    kinds = [line.split()[0] for line in text.splitlines()[3:]]
+    assert kinds == (["Convolution"] if groups == 1 else ["Slice", "Convolution", "Convolution", "Concat"])
+
+
+@pytest.mark.parametrize(("filters", "groups", "parts"), [(100, 1, [64, 36]), (96, 1, [48, 48]), (96, 2, [48, 48])])
+def test_large_convolutions_are_computed_in_parts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, filters: int, groups: int, parts: list[int]
+) -> None:
+    weight = random(1, filters, 8 // groups, 3, 3)
+    monkeypatch.setattr(ncnn_layers, "_LARGEST_BYTES", weight[:51].nbytes)
+    nodes = [
+        helper.make_node("Conv", ["x", "w", "b"], ["sum"], pads=[1] * 4, group=groups),
+        helper.make_node("Relu", ["sum"], ["y"]),
+    ]
+    text = check(tmp_path, nodes, {"x": (8, 9, 7)}, ["y"], {"w": weight, "b": random(2, filters)}, WINOGRAD)
+    found = [line.split() for line in text.splitlines() if line.startswith("Convolution ")]
+    assert [next(word for word in words if word.startswith("0=")) for words in found] == [f"0={n}" for n in parts]
+
+
+def run_convolution(folder: Path, text: str, image: np.ndarray, *, f43: bool) -> np.ndarray:
+    net = ncnn.Net()
+    net.opt.num_threads = 1
+    for name in ("fp16_packed", "fp16_storage", "fp16_arithmetic", "bf16_storage", "winograd63_convolution"):
+        setattr(net.opt, f"use_{name}", False)
+    net.opt.use_winograd43_convolution = f43
+    assert net.load_param_mem(text) == 0
+    assert net.load_model(str(folder / "model.bin")) == 0
+    extractor = net.create_extractor()
+    extractor.input("x", ncnn.Mat(image).clone())
+    return np.array(extractor.extract("y")[1])
+
+
+@pytest.mark.parametrize("width", [32, 64, 96, 160, 320, 640])
+def test_a_hint_at_a_small_map_gives_f23_on_any_map(tmp_path: Path, width: int) -> None:
+    """By the bits: F(2,3) and F(4,3) round differently."""
+    constants = {"w": random(1, width, width, 3, 3)}
+    path = save(
+        tmp_path,
+        [helper.make_node("Conv", ["x", "w"], ["y"], pads=[1] * 4)],
+        {"x": (width, 28, 28)},
+        ["y"],
+        constants,
+    )
+    hinted, plain = convert_to_ncnn(path, memory_factor=1.0), convert_to_ncnn(path, memory_factor=4.1)
+    (tmp_path / "model.bin").write_bytes(plain.weights + bytes(16))
+    image = random(2, width, 28, 28)
+    only_f23 = run_convolution(tmp_path, plain.param, image, f43=False)
+    np.testing.assert_array_equal(run_convolution(tmp_path, hinted.param, image, f43=True), only_f23)
+    assert (run_convolution(tmp_path, plain.param, image, f43=True) != only_f23).any()
 
 
 @drawn

@@ -213,3 +213,52 @@ def test_finding_images(tmp_path: Path) -> None:
         find_images(tmp_path / "folder.png")
     with pytest.raises(DataError, match="no such file or folder"):
         find_images(tmp_path / "gone")
+
+
+def photographs() -> list[Image.Image]:
+    datasets = pytest.importorskip("sklearn.datasets")
+    return [Image.fromarray(pixels) for pixels in datasets.load_sample_images().images]
+
+
+@pytest.mark.parametrize("interpolation", ["bilinear", "bicubic"])
+@pytest.mark.parametrize("side", [16, 17, 23, 31, 43, 62])
+def test_scaled_decoding_stays_near_the_training_transform(tmp_path: Path, side: int, interpolation: str) -> None:
+    """In levels of 255, on photographs that are decoded at an eighth to a half of their 640x427 pixels."""
+    preprocessing = Preprocessing(
+        input_size=(3, side, side),
+        mean=(0, 0, 0),
+        std=(1 / 255, 1 / 255, 1 / 255),
+        interpolation=interpolation,  # type: ignore[arg-type]
+    )
+    for index, photograph in enumerate(photographs()):
+        path = tmp_path / f"{index}.jpg"
+        photograph.save(path, quality=92)
+        exact, scaled = load_image(path, preprocessing), load_image(path, preprocessing, scaled=True)
+        difference = np.abs(exact - scaled)
+        assert scaled.shape == exact.shape
+        assert 0 < difference.mean() <= 2
+        assert difference.max() <= 32
+
+
+def test_scaled_decoding_leaves_small_photographs_other_formats_and_nearest_alone(tmp_path: Path) -> None:
+    photograph = photographs()[0]
+    photograph.save(tmp_path / "photograph.jpg")
+    photograph.save(tmp_path / "photograph.png")
+    # 427 rows are less than six times 73, and more than six times 70.
+    small = Preprocessing(input_size=(3, 64, 64))
+    nearest = small.model_copy(update={"interpolation": "nearest"})
+    for name, preprocessing, is_same in (
+        ("photograph.jpg", small, True),
+        ("photograph.png", small, True),
+        ("photograph.jpg", nearest, True),
+        ("photograph.jpg", Preprocessing(input_size=(3, 61, 61)), False),
+    ):
+        exact = load_image(tmp_path / name, preprocessing)
+        assert (exact == load_image(tmp_path / name, preprocessing, scaled=True)).all() == is_same
+
+
+def test_scaled_decoding_takes_grey_and_narrow_files(tmp_path: Path) -> None:
+    random_image(900, 700, mode="L").save(tmp_path / "grey.jpg")
+    random_image(16, 2000).save(tmp_path / "narrow.jpg")
+    for name in ("grey.jpg", "narrow.jpg"):
+        assert load_image(tmp_path / name, PLAIN, scaled=True).shape == (3, 8, 8)

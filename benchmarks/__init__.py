@@ -1,0 +1,1 @@
+"""Measurements of parnet-deploy beside its peers; `python -m benchmarks --help`."""

@@ -1,0 +1,189 @@
+"""Write `docs/benchmarks.md` and its pictures from the results of every machine, and the notes that go with them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+from benchmarks.accuracies import ACCURACIES, Accuracy
+from benchmarks.cases import BASELINE
+from benchmarks.plots import accuracy_png, latency_png
+from benchmarks.records import CaseResult, Results
+from benchmarks.summary import Line, best, compare, lines_of, milliseconds, peak_gflop_s
+
+_NOTES = Path(__file__).with_name("notes.md")
+_PICTURES = "benchmarks"
+# What the plan for this product promises of float32 at batch 1.
+_PROMISED = {"parnet_l": 1.03, "parnet_s": 1.03}
+# What the cleaner graph alone gives: the same engine as the baseline's.
+_SAME_ENGINE = "parnet-deploy, onnxruntime, whole"
+_BUSY_LOAD = 0.5
+
+
+def write_report(results: Sequence[Results], names: Sequence[str], page: Path) -> None:
+    """Write the page, and pictures in the folder `benchmarks` beside it."""
+    folder = page.parent / _PICTURES
+    folder.mkdir(parents=True, exist_ok=True)
+    parts = [_NOTES.read_text(encoding="utf-8").rstrip()]
+    for result, name in zip(results, names, strict=True):
+        parts.append("\n".join(_machine_section(result, name, folder)))
+    page.write_text("\n\n".join(parts) + "\n", encoding="utf-8")
+
+
+def _machine_section(results: Results, name: str, folder: Path) -> list[str]:
+    machine = results.machine
+    versions = ", ".join(f"{package} {version}" for package, version in results.versions.items())
+    lines = [
+        f"## {machine.cpu}, {machine.usable_cores} cores"
+        if results.device == "cpu"
+        else f"## {results.device}, {machine.cpu}",
+        "",
+        f"{machine.system}, {machine.memory_bytes / 2**30:.0f} GiB, {machine.python}; {versions}. Measured "
+        f"{results.created[:10]} by parnet-deploy {results.tool_version}.",
+    ]
+    if results.load_at_start > _BUSY_LOAD:
+        lines += [
+            "",
+            f"**Not a quiet machine**: its load was {results.load_at_start:.1f} when the benchmark began. The figures "
+            "show that the harness works, and little else.",
+        ]
+    headline = [case for case in results.cases if case.batch == 1 and case.pixels == min(_pixels(results))]
+    parnets = [case for case in headline if case.network.startswith("parnet")]
+    lines += _promises(headline)
+    for case in parnets:
+        lines += ["", *_case_section(case)]
+    if parnets:
+        (folder / f"{name}-latency.png").write_bytes(latency_png(parnets))
+        lines += ["", f"![latencies]({_PICTURES}/{name}-latency.png)"]
+    lines += _other_sizes([case for case in results.cases if case not in headline])
+    points = _accuracy_points(headline)
+    if points:
+        (folder / f"{name}-accuracy.png").write_bytes(accuracy_png(points))
+        lines += ["", *_accuracy_section(points), "", f"![accuracy]({_PICTURES}/{name}-accuracy.png)"]
+    lines += _left_out(results.cases)
+    return lines
+
+
+def _pixels(results: Results) -> set[int]:
+    return {case.pixels for case in results.cases}
+
+
+def _table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
+    rule = ["---", *["---:"] * (len(columns) - 1)]
+    return ["| " + " | ".join(row) + " |" for row in (columns, rule, *rows)]
+
+
+def _promises(cases: Sequence[CaseResult]) -> list[str]:
+    """State what was promised, what was measured, and whether it holds."""
+    rows = []
+    for case in cases:
+        lines = lines_of(case)
+        ours = best(lines, "ours")
+        if case.network not in _PROMISED or ours is None or not any(line.name == BASELINE for line in lines):
+            continue
+        wanted, ratio = _PROMISED[case.network], compare(case, ours.name, BASELINE)
+        verdict = "yes" if ratio.median >= wanted else "no"
+        rows.append((f"{case.network}: {ours.name}", BASELINE, str(ratio), f"{wanted:.2f}", verdict))
+        others = [(_SAME_ENGINE, BASELINE), *[(ours.name, peer.name) for peer in lines if peer.role == "peer"][:1]]
+        for name, other in dict.fromkeys(others):
+            if (name, other) != (ours.name, BASELINE) and any(line.name == name for line in lines):
+                rows.append((f"{case.network}: {name}", other, str(compare(case, name, other)), "", ""))
+    if not rows:
+        return []
+    columns = ("float32, batch 1", "times faster than", "median (range of rounds)", "promised", "holds")
+    return ["", "### What was promised", "", *_table(columns, rows)]
+
+
+def _case_section(case: CaseResult) -> list[str]:
+    peak = peak_gflop_s(case)
+    peak_text = "" if peak is None else f" A float32 matrix product reached {peak:.0f} GFLOP/s in the same rounds."
+    title = f"### {case.network}, batch {case.batch}, {case.pixels} px"
+    about = (
+        f"{case.gflop:.2f} GFLOP a request, {case.parameters / 1e6:.1f} million parameters, {case.rounds} rounds in "
+        f"turn.{peak_text}"
+    )
+    columns = (
+        "contender",
+        "ms (range of rounds)",
+        "against plain fused ONNX Runtime",
+        "GFLOP/s",
+        "of peak",
+        "first answer, ms",
+        "peak MiB",
+        "difference",
+    )
+    return [title, "", about, "", *_table(columns, [_row(line) for line in lines_of(case)])]
+
+
+def _row(line: Line) -> tuple[str, ...]:
+    name = f"**{line.name}**" if line.role == "ours" else line.name
+    bits = "" if line.precision == "fp32" else f" ({line.precision})"
+    return (
+        name + bits,
+        f"{milliseconds(line.ms)} ({milliseconds(line.least_ms)} to {milliseconds(line.most_ms)})",
+        "1" if line.against_baseline is None else str(line.against_baseline),
+        f"{line.gflop_s:.0f}",
+        "" if line.share_of_peak is None else f"{line.share_of_peak:.0%}",
+        f"{line.cold_start_ms:.0f}",
+        f"{line.peak_mib:.0f}",
+        "" if line.difference is None else f"{line.difference:.0e}",
+    )
+
+
+def _other_sizes(cases: Sequence[CaseResult]) -> list[str]:
+    """Tabulate the best of ours against the best peer for what is not told in full."""
+    rows = []
+    for case in cases:
+        lines = lines_of(case)
+        ours, peer = best(lines, "ours"), best(lines, "peer")
+        fastest = peer if ours is None else ours
+        if fastest is None:
+            continue
+        ratio = "" if ours is None or peer is None else str(compare(case, ours.name, peer.name))
+        share = "" if fastest.share_of_peak is None else f"{fastest.share_of_peak:.0%}"
+        rows.append(
+            (
+                f"{case.network}, {case.pixels} px, batch {case.batch}",
+                "" if peer is None else f"{milliseconds(peer.ms)} ({peer.name})",
+                "" if ours is None else f"{milliseconds(ours.ms)} ({ours.name.removeprefix('parnet-deploy, ')})",
+                ratio,
+                f"{fastest.gflop_s:.0f}",
+                share,
+            )
+        )
+    if not rows:
+        return []
+    columns = ("case", "best peer in float32, ms", "our best in float32, ms", "times faster", "GFLOP/s", "of peak")
+    return ["", "### Other sizes and batches", "", *_table(columns, rows)]
+
+
+def _accuracy_points(cases: Sequence[CaseResult]) -> list[tuple[Accuracy, str, float]]:
+    """Return each published accuracy with the fastest float32 latency that was measured of its network, at batch 1."""
+    points = []
+    for case in cases:
+        fastest = next((line for line in lines_of(case) if line.precision == "fp32"), None)
+        if fastest is not None:
+            points += [(entry, fastest.name, fastest.ms) for entry in ACCURACIES if entry.network == case.network]
+    return points
+
+
+def _accuracy_section(points: Sequence[tuple[Accuracy, str, float]]) -> list[str]:
+    rows = [
+        (f"{entry.network} ({entry.training})", f"{entry.top1:.2f}", milliseconds(ms), name, entry.source)
+        for entry, name, ms in sorted(points, key=lambda point: point[2])
+    ]
+    columns = ("network", "top-1 %", "ms, fastest float32", "by", "accuracy as published in")
+    return ["### Who is faster at which accuracy (table 2's question)", "", *_table(columns, rows)]
+
+
+def _left_out(cases: Sequence[CaseResult]) -> list[str]:
+    reasons: dict[tuple[str, str], list[str]] = {}
+    for case in cases:
+        for entry in case.contenders:
+            if entry.skipped is not None:
+                where = f"{case.network} {case.pixels} px b{case.batch}"
+                reasons.setdefault((entry.name, entry.skipped), []).append(where)
+    if not reasons:
+        return []
+    lines = [f"- {name}: {reason} ({', '.join(where)})" for (name, reason), where in reasons.items()]
+    return ["", "### Left out", "", *lines]

@@ -1,0 +1,58 @@
+"""The page: what was promised and whether it holds, what was left out, and whether the machine was quiet."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from benchmarks.records import Results
+from benchmarks.report import write_report
+
+MakeResults = Callable[..., Results]
+
+
+def page_of(folder: Path, *results: Results) -> str:
+    page = folder / "docs" / "benchmarks.md"
+    page.parent.mkdir()
+    write_report(results, [f"machine-{index}" for index in range(len(results))], page)
+    return page.read_text(encoding="utf-8")
+
+
+def test_the_page_tells_what_was_measured(make_results: MakeResults, tmp_path: Path) -> None:
+    text = page_of(tmp_path, make_results())
+    assert "## Some CPU, 2 cores" in text
+    assert "| **parnet-deploy, ncnn, whole** | 80.0 (72.0 to 88.0) | 1.25 (1.14 to 1.39) | 250 | 25% |" in text
+    assert "ONNX Runtime, plain export, fused | 100.0 (100.0 to 100.0) | 1 | 200 | 20% |" in text
+    assert "parnet_l, 224 px, batch 8" in text
+    assert "| resnet50 (IMAGENET1K_V2) | 80.86 | 25.0 | ONNX Runtime, plain export |" in text
+    assert "- ncnn by pnnx, fused: no pnnx (parnet_l 224 px b1)" in text
+    assert "Not a quiet machine" not in text
+    pictures = sorted(path.name for path in (tmp_path / "docs" / "benchmarks").iterdir())
+    assert pictures == ["machine-0-accuracy.png", "machine-0-latency.png"]
+    assert all(f"(benchmarks/{name})" in text for name in pictures)
+    assert (tmp_path / "docs" / "benchmarks" / pictures[0]).read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.mark.parametrize(
+    ("ours_ms", "best", "verdict"), [(80.0, "ncnn", "yes"), (98.0, "ncnn", "no"), (130.0, "onnxruntime", "no")]
+)
+def test_promises_are_held_against_the_measurement(
+    make_results: MakeResults, tmp_path: Path, ours_ms: float, best: str, verdict: str
+) -> None:
+    lines = page_of(tmp_path, make_results(ours_ms)).splitlines()
+    (promised,) = [line for line in lines if line.endswith(f"| 1.03 | {verdict} |")]
+    assert promised.startswith(f"| parnet_l: parnet-deploy, {best}, whole | ONNX Runtime, plain export, fused | ")
+    # By the same engine the ratio is told, and nothing is promised.
+    same = [line for line in lines if line.startswith("| parnet_l: parnet-deploy, onnxruntime, whole ")]
+    assert len(same) == 1
+    assert same[0].endswith("| 1.01 (1.01 to 1.01) |  |  |" if best == "ncnn" else "| 1.03 | no |")
+
+
+def test_a_busy_machine_is_said_to_be_one(make_results: MakeResults, tmp_path: Path) -> None:
+    assert "**Not a quiet machine**: its load was 7.5" in page_of(tmp_path, make_results(load=7.5))
+
+
+def test_every_machine_has_a_section(make_results: MakeResults, tmp_path: Path) -> None:
+    assert page_of(tmp_path, make_results(), make_results()).count("## Some CPU, 2 cores") == 2

@@ -1,0 +1,92 @@
+"""Candidates and trials that nobody measured."""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+from parnet_deploy.artifacts.folders import open_plan
+from parnet_deploy.artifacts.schemas import Plan, Precision
+from parnet_deploy.planning.arrangement import Arrangement
+from parnet_deploy.tuning.candidates import BundleTraits, Candidate
+from parnet_deploy.tuning.halving import Measurement, Trial
+from parnet_deploy.tuning.worker import TimeResult
+
+
+@pytest.fixture(scope="session")
+def make_candidate() -> Callable[..., Candidate]:
+    """A function (name, split=False) that returns a candidate."""
+
+    def make(name: str, *, split: bool = False, precision: Precision = "fp32", batch: int = 1) -> Candidate:
+        bundle = BundleTraits(name, precision, batch, stages=4 if split else 1, width=3 if split else 1)
+        return Candidate(bundle, "null", Arrangement(2, "side by side" if split else "in turn"))
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def make_trial(make_candidate: Callable[..., Candidate]) -> Callable[..., Trial]:
+    """A function (name, milliseconds of each round) that returns a trial which is still running."""
+
+    def make(name: str, rounds_ms: Sequence[float], **kwargs: object) -> Trial:
+        return Trial(make_candidate(name, **kwargs), [Measurement(ms) for ms in rounds_ms])
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def digits_bundles(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """The shipped network of digits, fused: whole, cut into streams by export, and whole in float16."""
+    from parnet_deploy.cli.main import run_app
+
+    source = Path(__file__).parents[2] / "models" / "parnet_nano_digits.safetensors"
+    folder = tmp_path_factory.mktemp("digits")
+    fused = folder / "fused.safetensors"
+    paths = {name: folder / name for name in ("whole", "streams", "half")}
+    steps: list[list[str | Path]] = [
+        ["fuse", source, "-o", fused],
+        ["export", fused, "-o", paths["whole"]],
+        ["export", fused, "-o", paths["streams"], "--split-streams"],
+        ["export", fused, "-o", paths["half"], "--precision", "fp16"],
+    ]
+    for step in steps:
+        assert run_app([str(argument) for argument in step]) == 0
+    return paths
+
+
+class InventedTimes:
+    """Times plans by a rule instead of a clock; `asked` are the manifests that it was asked for."""
+
+    def __init__(self, rule: Callable[[Plan], float]) -> None:
+        self.rule = rule
+        self.asked: list[Plan] = []
+
+    def __call__(self, plan: Path, seconds: float, cores: int | None) -> TimeResult:  # noqa: ARG002
+        assert seconds > 0
+        manifest = open_plan(plan).manifest
+        self.asked.append(manifest)
+        # A stage takes 8 ms on one core, and 2 of them cannot be shared.
+        stage_ms = {engine.stage: 2 + 6 / engine.threads for engine in manifest.engines}
+        return TimeResult(latency_ms=self.rule(manifest), cold_start_ms=5, peak_bytes=1000, stage_ms=stage_ms)
+
+
+@pytest.fixture(scope="session")
+def invented_times() -> type[InventedTimes]:
+    """The class of timers by rule."""
+    return InventedTimes
+
+
+@pytest.fixture(scope="session")
+def toys() -> ModuleType:
+    """The module that makes toy bundles."""
+    path = Path(__file__).parents[1] / "engines" / "toy_bundles.py"
+    spec = importlib.util.spec_from_file_location("toy_bundles", path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
