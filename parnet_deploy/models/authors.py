@@ -132,7 +132,9 @@ def _read_settings(path: Path) -> Mapping[str, Any]:
 
 def _repr(value: object) -> str:
     """Show a value of a file, shortened: lists that hold each other ten times can fill all memory as text."""
-    return reprlib.repr(value)
+    short = reprlib.Repr()
+    short.maxlevel = 3
+    return short.repr(value)
 
 
 def _drop_rate_of(settings: Mapping[str, Any] | None, where: Path) -> float:

@@ -23,6 +23,10 @@ _MAX_OUTPUT_BYTES = 16 * 2**20
 
 def import_everything() -> None:
     """Import what the commands import, so that no case has to wait for it. No thread may be started here."""
+    import importlib.readers
+
+    import jinja2.ext
+    import matplotlib.backends.backend_agg
     import matplotlib.figure
     import onnxsim
     import sklearn.datasets
@@ -38,7 +42,7 @@ def import_everything() -> None:
     import parnet_deploy.models.hub
     import parnet_deploy.training.loop
 
-    del matplotlib, onnxsim, parnet_deploy, sklearn, yaml
+    del importlib, jinja2, matplotlib, onnxsim, parnet_deploy, sklearn, yaml
 
 
 @dataclass
