@@ -255,7 +255,7 @@ def read_manifest(path: Path, schema: type[ModelT], *, kind: str, schema_version
     if found_kind != kind:
         raise ArtifactError(f"the manifest is of kind {found_kind!r}, not {kind!r}", where=path)
     found_version = content.get("schema_version")
-    if found_version != schema_version:
+    if found_version != schema_version or isinstance(found_version, bool):
         raise ArtifactError(
             f"schema version {found_version!r}, but this version of parnet-deploy reads {schema_version}",
             where=path,

@@ -341,6 +341,7 @@ def test_manifests_are_written_one_way_and_named_by_their_hash(path: Path) -> No
         (b'{"kind": "toy", "schema_version": 4, "text": "x"}', "schema version 4"),
         (b'{"kind": "toy", "schema_version": 2, "text": "x"}', "schema version 2"),
         (b'{"kind": "toy", "schema_version": "3", "text": "x"}', "schema version '3'"),
+        (b'{"kind": "toy", "schema_version": true, "text": "x"}', "schema version True"),
         (b'{"kind": "toy", "schema_version": 3}', "field 'text': Field required"),
         (b'{"kind": "toy", "schema_version": 3, "text": 1}', "field 'text'"),
         (b'{"kind": "toy", "schema_version": 3, "text": "x", "new": 1}', "field 'new': Extra inputs"),
