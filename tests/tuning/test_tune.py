@@ -94,6 +94,26 @@ def test_a_changed_record_is_noticed(digits_bundles: Bundles, tmp_path: Path, in
         open_plan(tmp_path / "plan")
 
 
+def test_what_cannot_be_built_is_left_out_with_the_reason(
+    digits_bundles: Bundles, tmp_path: Path, invented_times: Times, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Asked for again and again, and built once."""
+    asked = []
+    build = workshop.build_plan
+
+    def refuse_cuts(bundle: Path, *args: Any, **kwargs: Any) -> Any:
+        asked.append(bundle)
+        if len(open_bundle(bundle).manifest.stages) > 1:
+            raise EngineError("no such operator")
+        return build(bundle, *args, **kwargs)
+
+    monkeypatch.setattr(workshop, "build_plan", refuse_cuts)
+    tuned = tune([digits_bundles["whole"]], tmp_path / "plan", options(), time_plan=invented_times(lambda _: 1.0))
+    by_bundle = {entry.bundle: (entry.status, entry.note) for entry in tuned.report.tried if entry.bundle != "whole"}
+    assert by_bundle == dict.fromkeys(("whole (streams)", "whole (shared-stem)"), ("left out", "no such operator"))
+    assert len(asked) == 3
+
+
 class TestAccuracy:
     """The digits network on the 359 held-out digits: float16 and float32 are equal there, so drops are made by hand."""
 
