@@ -52,6 +52,10 @@ class ExportError(ParNetError):
     """A graph that cannot be exported, cleaned or partitioned."""
 
 
+class QuantizationError(ParNetError):
+    """A bundle that cannot be quantised, or not for that target."""
+
+
 class EngineError(ParNetError):
     """An engine that cannot be built, loaded or run."""
 

@@ -70,7 +70,9 @@ def card_path_of(weights_path: Path) -> Path:
 def open_bundle(folder: Path) -> OpenBundle:
     """Read a bundle and check every file's hash; raise `ArtifactError` on any difference."""
     manifest, sha256 = read_manifest(folder / "bundle.json", Bundle, kind="bundle", schema_version=SCHEMA_VERSION)
-    with _checking(folder, [stage.file for stage in manifest.stages]):
+    quantization = manifest.quantization
+    records = [] if quantization is None else [quantization.report, quantization.picture]
+    with _checking(folder, [*records, *(stage.file for stage in manifest.stages)]):
         return OpenBundle(folder, manifest, sha256)
 
 

@@ -6,70 +6,23 @@ is the bundle's. Sizes are in bytes, times in milliseconds.
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Annotated, Any, Final, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
+from pydantic import Field, StringConstraints, model_validator
 
-from parnet_deploy.artifacts.files import sha256_of_file
-from parnet_deploy.errors import ArtifactError
+from parnet_deploy.artifacts.fields import FileName as FileName
+from parnet_deploy.artifacts.fields import FileRecord as FileRecord
+from parnet_deploy.artifacts.fields import Frozen as Frozen
+from parnet_deploy.artifacts.fields import Parent as Parent
+from parnet_deploy.artifacts.fields import Positive as Positive
+from parnet_deploy.artifacts.fields import Sha256 as Sha256
+from parnet_deploy.artifacts.fields import StageName as StageName
+from parnet_deploy.artifacts.quantization import Quantization
 
 SCHEMA_VERSION: Final = 1
 
-# A name, never a path: no separator, no leading dot.
-FileName = Annotated[str, StringConstraints(pattern=r"^[^./\\\x00-\x1f][^/\\\x00-\x1f]{0,199}$")]
-Sha256 = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
-StageName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$")]
-Precision = Literal["fp32", "fp16"]
-Dtype = Literal["float32", "float16"]
-Positive = Annotated[int, Field(gt=0)]
-
-
-class Frozen(BaseModel):
-    """Immutable and closed: an unknown field is an error, so that a newer or forged manifest is noticed."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-
-class FileRecord(Frozen):
-    """A file of the artefact's own folder, named with its hash."""
-
-    name: FileName
-    sha256: Sha256
-    size_bytes: Annotated[int, Field(ge=0)]
-
-    @classmethod
-    def of(cls, path: Path, *, name: str | None = None) -> Self:
-        """Describe an existing file, under another name if it is still a temporary one."""
-        return cls(name=name or path.name, sha256=sha256_of_file(path), size_bytes=path.stat().st_size)
-
-    def check(self, path: Path) -> None:
-        """Compare the size and hash of the file at `path`, which may have been renamed.
-
-        Raises:
-            ArtifactError: the file is missing or is not the one that was recorded.
-        """
-        if not path.is_file():
-            raise ArtifactError("the file is missing", where=path, remedy="make the artefact again")
-        size_bytes = path.stat().st_size
-        if size_bytes != self.size_bytes:
-            raise ArtifactError(
-                f"{size_bytes} bytes where the manifest says {self.size_bytes}",
-                where=path,
-                remedy="the file was changed or cut short; make the artefact again",
-            )
-        if sha256_of_file(path) != self.sha256:
-            raise ArtifactError(
-                "the sha256 differs from the manifest's", where=path, remedy="the file was changed; make it again"
-            )
-
-
-class Parent(Frozen):
-    """The artefact that this one was made from; `sha256` is of its manifest."""
-
-    kind: Literal["checkpoint", "bundle", "file"]
-    name: str
-    sha256: Sha256
+Precision = Literal["fp32", "fp16", "int8", "fp8"]
+Dtype = Literal["float32", "float16", "int8", "uint8"]
 
 
 class Preprocessing(Frozen):
@@ -185,16 +138,30 @@ class BatchRange(Frozen):
         return self.min != self.max
 
 
+_BYTES: dict[Dtype, int] = {"float32": 4, "float16": 2, "int8": 1, "uint8": 1}
+
+
 class TensorSpec(Frozen):
-    """A tensor that crosses a stage boundary; `shape` is per sample, without the batch axis."""
+    """A tensor that crosses a stage boundary; `shape` is per sample, without the batch axis.
+
+    Integers q stand for `scale * (q - zero_point)`.
+    """
 
     dtype: Dtype
     shape: tuple[Positive, ...]
+    scale: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None
+    zero_point: Annotated[int, Field(ge=-128, le=255)] = 0
+
+    @model_validator(mode="after")
+    def _scaled(self) -> Self:
+        if (self.scale is not None) != (self.dtype in ("int8", "uint8")):
+            raise ValueError("a tensor of integers, and no other, has a scale")
+        return self
 
     @property
     def size_bytes(self) -> int:
         """Bytes of one sample."""
-        size = 4 if self.dtype == "float32" else 2
+        size = _BYTES[self.dtype]
         for extent in self.shape:
             size *= extent
         return size
@@ -287,12 +254,15 @@ class Bundle(Graph):
     kind: Literal["bundle"] = "bundle"
     stages: Annotated[tuple[BundleStage, ...], Field(min_length=1)]
     float32_islands: tuple[str, ...] = ()
+    quantization: Quantization | None = None
     parity: dict[str, Parity] = {}
     tools: dict[str, str] = {}
 
     @model_validator(mode="after")
     def _stages_fit(self) -> Self:
         check_stages(self.stages, self)
+        if (self.quantization is not None) != (self.precision in ("int8", "fp8")):
+            raise ValueError("a bundle in int8 or fp8, and no other, says how it was quantised")
         return self
 
 

@@ -13,6 +13,7 @@ from parnet_deploy.checks.graph_layers import GraphLayers
 from parnet_deploy.checks.layers import Layers
 from parnet_deploy.checks.provenance import bundle_record
 from parnet_deploy.engines.onnxruntime import open_reference
+from parnet_deploy.runtime.dequantize import dequantized
 
 Array = NDArray[Any]
 
@@ -40,10 +41,8 @@ class BundlePredictor:
         return self.predict_tensors(images)[self._bundle.manifest.output]
 
     def predict_tensors(self, images: Array) -> dict[str, Array]:
-        """Return every tensor between the bundle's stages, and the logits."""
-        batch = self._bundle.manifest.batch
-        chunks = [self._run(images[i : i + batch.max], batch.min) for i in range(0, len(images), batch.max)]
-        return {name: np.concatenate([chunk[name] for chunk in chunks]) for name in chunks[0]}
+        """Return every tensor between the bundle's stages, integers dequantised, and the logits."""
+        return dequantized(self._run_all(images), self._bundle.manifest.tensors)
 
     def predict_layers(self, images: Array) -> Layers:
         """Return every block's tensor, with a copy for each stage that computes it."""
@@ -52,7 +51,13 @@ class BundlePredictor:
             self._layers = GraphLayers(
                 self._bundle.manifest, [(stage, self._bundle.file_of(stage.name)) for stage in stages]
             )
-        return self._layers.read(images, self.predict_tensors(images))
+        return self._layers.read(images, self._run_all(images))
+
+    def _run_all(self, images: Array) -> dict[str, Array]:
+        """Return what the stages hand on, integers as they are."""
+        batch = self._bundle.manifest.batch
+        chunks = [self._run(images[i : i + batch.max], batch.min) for i in range(0, len(images), batch.max)]
+        return {name: np.concatenate([chunk[name] for chunk in chunks]) for name in chunks[0]}
 
     def _run(self, images: Array, least: int) -> dict[str, Array]:
         count = len(images)

@@ -11,6 +11,7 @@ from parnet_deploy.artifacts.schemas import Graph, Stage
 from parnet_deploy.checks.layers import Array, Copy, Layers, layers_between
 from parnet_deploy.engines.onnxruntime import open_reference, value_names
 from parnet_deploy.planning.layers import Layer, network_layers, shuffled_names
+from parnet_deploy.runtime.dequantize import dequantized
 
 # The operator that makes a block's result, in the name that `export.cleanup` gives it: `stream1/0/act/Mul:0`.
 _LAST_OPERATOR = {"silu": "Mul", "relu": "Relu"}
@@ -66,9 +67,10 @@ class GraphLayers:
     def read(self, images: Array, tensors: Mapping[str, Array]) -> Layers:
         """Return every layer's copies, given the images and the tensors between the stages that they lead to.
 
-        Stages are run apart, each on the tensors that were really handed to it.
+        Stages are run apart, each on the tensors that were really handed to it; what is returned of integers is
+        dequantised.
         """
-        found = layers_between(self._between, tensors)
+        found = layers_between(self._between, dequantized(tensors, self._graph.tensors))
         feeds = {self._graph.input: images, **tensors}
         for stage in self._stages:
             for name, array in self._run(stage, feeds).items():

@@ -15,6 +15,7 @@ from parnet_deploy.artifacts.schemas import NetworkConfig, Precision, Preprocess
 from parnet_deploy.artifacts.verification import ArtefactRecord
 from parnet_deploy.checks.layers import Layers, layers_between
 from parnet_deploy.checks.provenance import plan_record
+from parnet_deploy.runtime.dequantize import dequantized
 from parnet_deploy.runtime.session import Session
 
 if TYPE_CHECKING:
@@ -72,8 +73,8 @@ class PlanPredictor:
         return self._session.infer(images)
 
     def predict_tensors(self, images: Array) -> dict[str, Array]:
-        """Return every tensor between the plan's stages, and the logits."""
-        return self._session.infer_stages(images)
+        """Return every tensor between the plan's stages, integers dequantised, and the logits."""
+        return dequantized(self._session.infer_stages(images), self._session.plan.tensors)
 
     def predict_layers(self, images: Array) -> Layers:
         """Return the tensors between the stages, as the session's lanes make them.
@@ -81,9 +82,9 @@ class PlanPredictor:
         ONNX Runtime's engines are ONNX files: they are run again, one by one on what the session handed to each, for
         the layers inside.
         """
-        plan, tensors = self._opened.manifest, self.predict_tensors(images)
+        plan, tensors = self._opened.manifest, self._session.infer_stages(images)
         if plan.backend != "onnxruntime":
-            return layers_between(plan.stages, tensors)
+            return layers_between(plan.stages, dequantized(tensors, plan.tensors))
         if self._layers is None:
             from parnet_deploy.checks.graph_layers import GraphLayers
 

@@ -48,6 +48,16 @@ TOLERANCES: dict[str, Tolerance] = {
         reason="a calibrated int8 network is another function: measured 3e-2 to 1.1e-1 on its layers with 359 of 359"
         " and 358 of 359 images in the same class, so it is the classes that are held to a bound",
     ),
+    "fp8": Tolerance(
+        precision="fp8",
+        layer=None,
+        logits=None,
+        absolute=0.0,
+        noise=1e-1,
+        agreement=0.98,
+        reason="3 bits of mantissa round by up to 6.3e-2: measured 6e-2 to 1.6e-1 on the layers, with 358 of 359 images"
+        " in the same class, so it is the classes that are held to a bound",
+    ),
 }
 
 _ORDER = tuple(TOLERANCES)

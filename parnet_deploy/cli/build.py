@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from parnet_deploy.cli.common import ForceOption, JsonOption, describe, emit, format_bytes, spinner
+from parnet_deploy.cli.common import ForceOption, JsonOption, describe, emit, format_bytes, spinner, stderr
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -112,6 +112,7 @@ def build(
         parse_compute_capabilities,
         parse_devices,
     )
+    from parnet_deploy.engines.quantized import slow_form
 
     is_cached = backend == "tensorrt" and not no_engine_cache
     options = BuildOptions(
@@ -141,6 +142,9 @@ def build(
             progress=lambda stage, done, total: describe(progress, f"building {stage} ({done + 1}/{total})"),
         )
         plan = open_plan(output).manifest
+    note = slow_form(open_bundle(bundle).manifest, backend)
+    if note is not None:
+        stderr().print(f"note: {note}", soft_wrap=True)
     made_for = ", ".join(dict.fromkeys(device.name for device in plan.devices))
     made = f"{output}: {plan.backend} {plan.backend_version} on {made_for}"
     emit(plan.model_dump(mode="json"), Group(engine_table(plan), made), as_json=as_json)

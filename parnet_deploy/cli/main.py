@@ -23,6 +23,7 @@ from parnet_deploy.cli.inspect import inspect
 from parnet_deploy.cli.models import models
 from parnet_deploy.cli.plan import plan
 from parnet_deploy.cli.pull import pull
+from parnet_deploy.cli.quantize import quantize
 from parnet_deploy.cli.run import run
 from parnet_deploy.cli.serve_bench import serve_bench
 from parnet_deploy.cli.train import train
@@ -49,6 +50,7 @@ for command, name, panel in (
     (fuse, "fuse", AUTHORING),
     (export, "export", AUTHORING),
     (hub_export, "hub-export", AUTHORING),
+    (quantize, "quantize", TARGET),
     (plan, "plan", TARGET),
     (build, "build", TARGET),
     (tune, "tune", TARGET),

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from parnet_deploy.artifacts.schemas import BatchRange, DeviceRecord, Graph, Lane, Stage, TensorSpec
 from parnet_deploy.errors import EngineError
 
-# float32 or float16, as the tensor's specification says.
+# float32, float16 or 8-bit integers, as the tensor's specification says.
 Array = NDArray[Any]
 
 # Told what a build is doing; answers whether to go on.

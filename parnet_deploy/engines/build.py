@@ -14,6 +14,7 @@ from parnet_deploy.artifacts.schemas import EngineRecord, FileRecord, Graph, Lan
 from parnet_deploy.engines.base import Backend, stage_spec, weights_path
 from parnet_deploy.engines.cpu import available_cores
 from parnet_deploy.engines.options import BuildOptions
+from parnet_deploy.engines.quantized import check_capability, check_form
 from parnet_deploy.engines.registry import get_backend
 from parnet_deploy.errors import EngineError, OutputExistsError
 from parnet_deploy.planning.placement import place, split_threads
@@ -42,8 +43,8 @@ def build_plan(
     Raises:
         ArtifactError: the bundle is damaged, or the output cannot be written.
         OutputExistsError: the output exists and `force` is not set, or is the bundle itself.
-        EngineError: an unknown backend, options that are not for it or the bundle, a thread count below 1, or a stage
-            that the backend cannot build.
+        EngineError: an unknown backend, options that are not for it or the bundle, a thread count below 1, a bundle
+            that is quantised for another backend, or a stage that the backend cannot build.
         MissingDependencyError: the backend's package is not installed.
     """
     bundle, output = Path(bundle), Path(output)
@@ -55,10 +56,12 @@ def build_plan(
     options = options or BuildOptions()
     builder = get_backend(backend, options)
     opened = open_bundle(bundle)
+    check_form(opened.manifest, backend)
     stages = tuple(Stage(name=s.name, inputs=s.inputs, outputs=s.outputs) for s in opened.manifest.stages)
     placement = _place(stages, builder, options)
     counts = _threads_of(stages, placement, threads)
     devices = builder.device_records(_devices_of(placement))
+    check_capability(opened.manifest, devices)
     with replacing_folder(output, force=force) as folder:
         build = _Build(opened, builder, stages, placement, counts, folder, progress)
         engines = build.run()

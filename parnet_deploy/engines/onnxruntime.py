@@ -25,7 +25,12 @@ from parnet_deploy.errors import EngineError
 from parnet_deploy.planning.placement import device_lanes
 
 _PROVIDER = "CPUExecutionProvider"
-_ELEMENT_TYPES = {"tensor(float)": "float32", "tensor(float16)": "float16"}
+_ELEMENT_TYPES = {
+    "tensor(float)": "float32",
+    "tensor(float16)": "float16",
+    "tensor(int8)": "int8",
+    "tensor(uint8)": "uint8",
+}
 # Everything that is an error is raised; ONNX Runtime would print it to stderr as well.
 _FATAL_ONLY = 4
 # Smaller weights stay in the graph.

@@ -21,7 +21,7 @@ from parnet_deploy.engines.tensorrt_flavour import TensorRT
 from parnet_deploy.errors import EngineError
 
 # TensorRT's names of the types that cross between stages.
-DTYPES = {"FLOAT": "float32", "HALF": "float16"}
+DTYPES = {"FLOAT": "float32", "HALF": "float16", "INT8": "int8"}
 _HARDWARE_COMPATIBILITY: dict[HardwareCompatibility, str] = {
     "ampere-plus": "AMPERE_PLUS",
     "same-compute-capability": "SAME_COMPUTE_CAPABILITY",

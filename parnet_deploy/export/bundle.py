@@ -7,9 +7,9 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 import numpy as np
-import onnx_ir as ir
 import torch
 from numpy.typing import NDArray
 
@@ -19,22 +19,17 @@ from parnet_deploy.artifacts.folders import OpenCard, open_card
 from parnet_deploy.artifacts.schemas import (
     BatchRange,
     Bundle,
-    BundleStage,
-    FileRecord,
     Parity,
     Precision,
     Preprocessing,
-    Stage,
-    TensorSpec,
 )
 from parnet_deploy.datasets.synthetic import random_images
 from parnet_deploy.errors import CheckFailedError
-from parnet_deploy.export.cleanup import clean, keep_outputs, node_counts
+from parnet_deploy.export.cleanup import clean, keep_outputs
 from parnet_deploy.export.graph import export_graph, named_tensors
-from parnet_deploy.export.half import halve_within, relative_difference
-from parnet_deploy.export.operations import count_gflop
-from parnet_deploy.export.parity import run_graph
-from parnet_deploy.export.stages import extract_stage, tensor_spec, write_stage
+from parnet_deploy.graphs.half import halve_within, relative_difference
+from parnet_deploy.graphs.run import run_graph
+from parnet_deploy.graphs.stages import write_stages
 from parnet_deploy.models.checkpoints import load_network
 from parnet_deploy.models.parnet import preprocessing_at
 from parnet_deploy.planning.partition import IMAGE, LOGITS, partition
@@ -46,7 +41,6 @@ PARITY_TOLERANCE: dict[Precision, float] = {"fp32": 1e-5, "fp16": 5e-3}
 _TOOLS = ("torch", "onnx", "onnx-ir", "onnxscript", "onnxsim", "onnxruntime")
 
 Progress = Callable[[str], None]
-Arrays = dict[str, NDArray[np.floating]]
 
 
 @dataclass(frozen=True)
@@ -92,7 +86,7 @@ def export_bundle(
     progress("cleaning the graph")
     whole = clean(exported, fold_batchnorm=card.form == "fused")
     keep_outputs(whole, (LOGITS,))
-    feeds: Arrays = {IMAGE: images}
+    feeds: dict[str, NDArray[Any]] = {IMAGE: images}
     islands: tuple[str, ...] = ()
     if options.precision == "fp16":
         progress("deciding float16")
@@ -102,9 +96,8 @@ def export_bundle(
         whole, islands = half.model, half.islands
 
     with replacing_folder(output, force=force) as folder:
-        made, tensors, parity = _write_stages(
-            whole, stages, folder, feeds, expected, _metadata(opened, preprocessing, options), progress
-        )
+        written = write_stages(whole, stages, folder, feeds, _metadata(opened, preprocessing, options), progress)
+        parity = {name: _parity(expected[name], found) for name, found in written.made.items()}
         check_parity(parity, options.precision)
         bundle = Bundle(
             name=card.architecture,
@@ -116,8 +109,8 @@ def export_bundle(
             batch=options.batch,
             preprocessing=preprocessing,
             label_names=card.label_names,
-            tensors=tensors,
-            stages=made,
+            tensors=written.tensors,
+            stages=written.stages,
             float32_islands=islands,
             parity=parity,
             tools={name: version(name) for name in _TOOLS},
@@ -140,41 +133,7 @@ def _metadata(opened: OpenCard, preprocessing: Preprocessing, options: ExportOpt
     }
 
 
-def _write_stages(
-    whole: ir.Model,
-    stages: tuple[Stage, ...],
-    folder: Path,
-    feeds: Arrays,
-    expected: Arrays,
-    metadata: dict[str, str],
-    progress: Progress,
-) -> tuple[tuple[BundleStage, ...], dict[str, TensorSpec], dict[str, Parity]]:
-    """Cut, write and run every stage, each fed with what the stages before it really made."""
-    ready = dict(feeds)
-    made: list[BundleStage] = []
-    tensors: dict[str, TensorSpec] = {}
-    parity: dict[str, Parity] = {}
-    for stage in stages:
-        progress(f"writing {stage.name}")
-        model = extract_stage(whole, stage)
-        tensors |= {value.name: tensor_spec(value) for value in (*model.graph.inputs, *model.graph.outputs)}  # type: ignore[misc]
-        path = folder / f"{stage.name}.onnx"
-        write_stage(model, path, {**metadata, "parnet_deploy.stage": stage.name})
-        ready |= run_graph(model, {name: ready[name] for name in stage.inputs}, stage.outputs)
-        for name in stage.outputs:
-            parity[name] = _parity(expected[name], ready[name])
-        made.append(
-            BundleStage(
-                **stage.model_dump(),
-                file=FileRecord.of(path),
-                node_counts=node_counts(model),
-                gflop=count_gflop(model),
-            )
-        )
-    return tuple(made), tensors, parity
-
-
-def _parity(expected: NDArray[np.floating], found: NDArray[np.floating]) -> Parity:
+def _parity(expected: NDArray[Any], found: NDArray[Any]) -> Parity:
     return Parity(
         max_abs=float(np.abs(expected - found.astype(np.float64)).max()), relative=relative_difference(expected, found)
     )

@@ -11,6 +11,7 @@ from onnx_ir.passes import common as passes
 from onnxscript import optimizer
 
 from parnet_deploy.errors import ExportError
+from parnet_deploy.graphs.nodes import block_of
 
 _ROOT = "net."
 
@@ -107,20 +108,9 @@ def _name_the_unnamed(model: ir.Model) -> None:
             value.name = base if used[base] == 1 else f"{base}_{used[base]}"
 
 
-def block_of(node_name: str) -> str:
-    """Return the block that a node belongs to by its name: `stream1/2` of `stream1/2/conv/Conv`."""
-    parts = node_name.split("/")
-    return "/".join(parts[:2]) if len(parts) > 1 and parts[1].isdigit() else parts[0]
-
-
 def keep_outputs(model: ir.Model, names: tuple[str, ...]) -> None:
     """Leave only the named outputs; the others stay as named values inside the graph."""
     kept = [value for value in model.graph.outputs if value.name in names]
     model.graph.outputs.clear()
     model.graph.outputs.extend(kept)
     passes.RemoveUnusedNodesPass()(model)
-
-
-def node_counts(model: ir.Model) -> dict[str, int]:
-    """Count nodes by operator, most frequent first."""
-    return dict(Counter(node.op_type for node in model.graph).most_common())

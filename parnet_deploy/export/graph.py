@@ -12,11 +12,9 @@ from torch import Tensor, nn
 
 from parnet_deploy.artifacts.schemas import BatchRange
 from parnet_deploy.errors import ExportError
+from parnet_deploy.graphs.stages import OPSET
 from parnet_deploy.models.parnet import ParNet
 from parnet_deploy.planning.partition import IMAGE, LOGITS
-
-# What the exporter writes natively: nothing is lost in a conversion, and TensorRT 10, 11 and ORT all read it.
-OPSET = 18
 
 
 class _Boundaries(nn.Module):

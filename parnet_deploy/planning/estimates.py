@@ -43,6 +43,8 @@ _PAPER_L_GFLOP, _PAPER_L_MS = 26.65, 6.50
 # NVIDIA's Ampere GA102 white paper: GeForce RTX 3090, 35.6 TFLOP/s of float32, 936 GB/s.
 _RTX3090_TFLOPS, _RTX3090_GB_S = 35.6, 936.0
 
+_QUANTIZED: tuple[Precision, ...] = ("int8", "fp8")
+
 PROFILES: dict[str, DeviceProfile] = {
     profile.name: profile
     for profile in (
@@ -63,6 +65,18 @@ PROFILES: dict[str, DeviceProfile] = {
             efficiency=1.0,
             basis="not calibrated: the peak itself, so that times are lower bounds",
         ),
+        # The same datasheet: 1,979 dense TOP/s in int8 and TFLOP/s in float8.
+        *(
+            DeviceProfile(
+                name=f"h100-{precision}",
+                precision=precision,
+                peak_tflops=1979.0,
+                memory_gb_s=3350.0,
+                efficiency=1.0,
+                basis="not calibrated: the peak itself, so that times are lower bounds",
+            )
+            for precision in _QUANTIZED
+        ),
     )
 }
 
@@ -79,7 +93,7 @@ def estimate_durations(bundle: Bundle, profile: DeviceProfile, *, bundle_name: s
         raise ArtifactError(
             f"device profile {profile.name} is for {profile.precision}, and this bundle is {bundle.precision}",
             where=bundle_name,
-            remedy=f"export with --precision {profile.precision}, choose another --device-profile, or pass --times",
+            remedy="choose a --device-profile of that precision, make a bundle of the profile's, or pass --times",
         )
     return {stage.name: _estimate_stage(bundle, stage, profile, bundle_name) for stage in bundle.stages}
 

@@ -37,7 +37,7 @@ DARK = Theme(background="#1b1d21", foreground="#e4e6ea", grid="#3d4148", neutral
 Paint = Callable[[Any, Theme], None]
 
 
-def import_matplotlib() -> ModuleType:
+def import_matplotlib(remedy: str = 'pip install "parnet-deploy[bench]", or leave out -o') -> ModuleType:
     """Import matplotlib with its figures and tickers; raise `MissingDependencyError` if it is not installed."""
     try:
         import matplotlib.figure
@@ -45,7 +45,7 @@ def import_matplotlib() -> ModuleType:
     except ImportError as error:
         raise MissingDependencyError(
             f"matplotlib, which draws the report, cannot be imported ({error})",
-            remedy='pip install "parnet-deploy[bench]", or leave out -o',
+            remedy=remedy,
         ) from error
     return matplotlib
 

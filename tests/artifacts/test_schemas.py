@@ -257,7 +257,10 @@ def test_stages_must_be_a_dag_in_order(
         ({"logits": None}, "tensor 'logits' is not described"),
         ({"image": {"dtype": "float32", "shape": [3, 32]}}, "the input must be an image"),
         ({"logits": {"dtype": "float32", "shape": [4]}}, "one number per class"),
-        ({"stream1": {"dtype": "int8", "shape": [1]}}, "'float32' or 'float16'"),
+        ({"stream1": {"dtype": "float64", "shape": [1]}}, "'float32', 'float16'"),
+        ({"stream1": {"dtype": "int8", "shape": [1]}}, "a tensor of integers, and no other, has a scale"),
+        ({"stream1": {"dtype": "float32", "shape": [1], "scale": 0.5}}, "a tensor of integers, and no other"),
+        ({"stream1": {"dtype": "uint8", "shape": [1], "scale": 0.0}}, "greater than 0"),
     ],
 )
 def test_tensors_must_fit_the_network(bundle: tuple[Path, Bundle], tensors: dict[str, Any], message: str) -> None:

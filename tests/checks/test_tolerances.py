@@ -19,7 +19,7 @@ ROUNDING = {"fp32": 2.0**-24, "fp16": 2.0**-11, "bf16": 2.0**-8}
 
 
 def test_the_table() -> None:
-    assert list(TOLERANCES) == ["fp32", "fp16", "bf16", "int8"]
+    assert list(TOLERANCES) == ["fp32", "fp16", "bf16", "int8", "fp8"]
     assert set(Precision.__args__) <= set(TOLERANCES)  # type: ignore[attr-defined]
     for name, bound in TOLERANCES.items():
         assert bound.precision == name

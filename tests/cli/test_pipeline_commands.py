@@ -13,7 +13,7 @@ from PIL import Image
 from parnet_deploy.cli.main import app
 
 COMMANDS = ["train", "import", "init", "models", "fuse", "export", "build", "verify", "run", "evaluate", "serve-bench"]
-COMMANDS += ["inspect", "doctor", "plan", "tune", "pull", "hub-export"]
+COMMANDS += ["inspect", "doctor", "plan", "pull", "hub-export", "quantize", "tune"]
 
 
 def test_every_command_is_here() -> None:

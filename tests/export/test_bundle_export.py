@@ -16,7 +16,7 @@ from parnet_deploy.checks.checkpoint_predictor import CheckpointPredictor
 from parnet_deploy.errors import CheckFailedError, ExportError, NetworkError, OutputExistsError
 from parnet_deploy.export import ExportOptions, export_bundle
 from parnet_deploy.export import bundle as bundle_module
-from parnet_deploy.export.half import relative_difference
+from parnet_deploy.graphs.half import relative_difference
 from parnet_deploy.planning.partition import PARTITIONS
 
 STREAMS = ["one_stream", "two_streams", "three_streams", "four_streams", "cifar"]

@@ -12,7 +12,8 @@ import onnxruntime
 import pytest
 
 from parnet_deploy.export import ExportOptions, export_bundle
-from parnet_deploy.export.cleanup import block_of, pool_by_one_node
+from parnet_deploy.export.cleanup import pool_by_one_node
+from parnet_deploy.graphs.nodes import block_of
 
 
 @pytest.fixture(scope="module")

@@ -12,7 +12,7 @@ from parnet_deploy.artifacts.folders import open_card
 from parnet_deploy.artifacts.schemas import BatchRange
 from parnet_deploy.errors import ExportError
 from parnet_deploy.export import ExportOptions, export_bundle
-from parnet_deploy.export.operations import count_gflop
+from parnet_deploy.graphs.operations import count_gflop
 from parnet_deploy.models.cost import measure_cost
 
 DYNAMIC = BatchRange(min=1, opt=2, max=4)

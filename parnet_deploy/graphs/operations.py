@@ -15,10 +15,15 @@ def count_gflop(model: ir.Model) -> float:
     Raises:
         ExportError: a convolution or linear layer whose shapes are not in the graph.
     """
-    return 2 * sum(_multiply_accumulates(node) for node in model.graph) / 1e9
+    return 2 * sum(multiply_accumulates(node) for node in model.graph) / 1e9
 
 
-def _multiply_accumulates(node: ir.Node) -> int:
+def multiply_accumulates(node: ir.Node) -> int:
+    """Return the multiply-accumulates of a node for one sample; of anything but a convolution or linear layer, zero.
+
+    Raises:
+        ExportError: shapes that are not in the graph.
+    """
     if node.op_type not in ("Conv", "Gemm", "MatMul"):
         return 0
     weight, made = node.inputs[1], node.outputs[0]

@@ -10,7 +10,7 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from parnet_deploy.errors import ExportError
-from parnet_deploy.export.cleanup import block_of
+from parnet_deploy.graphs.nodes import block_of
 
 _FLOAT, _HALF = ir.DataType.FLOAT, ir.DataType.FLOAT16
 

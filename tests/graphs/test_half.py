@@ -8,8 +8,8 @@ import onnx_ir as ir
 import pytest
 
 from parnet_deploy.errors import ExportError
-from parnet_deploy.export.half import halve, halve_within, relative_difference
-from parnet_deploy.export.parity import run_graph
+from parnet_deploy.graphs.half import halve, halve_within, relative_difference
+from parnet_deploy.graphs.run import run_graph
 
 X = np.random.default_rng(0).standard_normal((1, 4, 6, 6)).astype(np.float32)
 
