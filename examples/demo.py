@@ -18,11 +18,11 @@ from pathlib import Path
 from typing import Any
 
 from parnet_deploy.artifacts.report import Report, read_report
-from parnet_deploy.bench.output.document import Document, Preformatted, Section, Table
 from parnet_deploy.bench.output.findings import answer, findings
-from parnet_deploy.bench.output.html import html_of
 from parnet_deploy.bench.output.plots import report_pictures
 from parnet_deploy.bench.output.report_document import document_of
+from parnet_deploy.reporting.document import Document, Preformatted, Section, Table
+from parnet_deploy.reporting.html import html_of
 
 TOOL = Path(sys.executable).with_name("parnet-deploy")
 

@@ -67,8 +67,9 @@ def open_bundle(folder: Path) -> OpenBundle:
     for stage in manifest.stages:
         stage.file.check(folder / stage.file.name)
     if manifest.quantization is not None:
-        manifest.quantization.report.check(folder / manifest.quantization.report.name)
-        manifest.quantization.picture.check(folder / manifest.quantization.picture.name)
+        for file in (manifest.quantization.report, manifest.quantization.picture):
+            if file is not None:
+                file.check(folder / file.name)
     return OpenBundle(folder, manifest, sha256)
 
 

@@ -17,12 +17,13 @@ from parnet_deploy.bench.baseline import Baseline, compare_with, comparison_note
 from parnet_deploy.bench.contenders import contender_of, labels_of, measured_plan, ratios_of
 from parnet_deploy.bench.loadgen import import_loadgen
 from parnet_deploy.bench.machine import describe_machine
-from parnet_deploy.bench.output.publish import check_publishing, write_report
+from parnet_deploy.bench.output.publish import write_report
 from parnet_deploy.bench.overhead import can_be_emptied, harness_settings, write_empty_twin
 from parnet_deploy.bench.processes import run_point, run_round
 from parnet_deploy.bench.scenarios import DEFAULT_ROUNDS
 from parnet_deploy.bench.sweep import SweepOptions, sweep_batches
 from parnet_deploy.errors import InferenceError
+from parnet_deploy.reporting.publish import check_publishing
 
 
 @dataclass(frozen=True)

@@ -9,44 +9,53 @@ from typing import Any
 from parnet_deploy.artifacts.verification import LayerDifference, Verification
 from parnet_deploy.checks.departure import short
 from parnet_deploy.checks.tables import comparison_title
-from parnet_deploy.reporting.figures import import_matplotlib, line_style, plain_label, png_of
+from parnet_deploy.reporting.document import Picture
+from parnet_deploy.reporting.pictures import WIDTH_INCHES, Theme, draw_picture, line_of, shown
 
+_DESCRIPTION = "difference of every layer on a logarithmic scale, one line per set of images, with the tolerance"
 _INCHES_PER_LAYER = 0.3
+_MARKERS = ("o", "s", "^", "D")
 # Nothing smaller is drawn: no difference at all has no place on a logarithmic axis, and is drawn at its lower end.
 _LOWEST = 1e-9
 
 
-def differences_png(verification: Verification) -> bytes:
-    """Draw every layer's difference in topological order, one line per set of images; return a PNG.
+def differences_picture(verification: Verification) -> Picture:
+    """Draw every layer's difference in topological order, one line per set of images.
 
     Raises:
         MissingDependencyError: matplotlib is not installed.
     """
+    width = max(WIDTH_INCHES, 2.0 + _INCHES_PER_LAYER * len(verification.comparisons[0].layers))
+
+    def paint(figure: Any, theme: Theme) -> None:
+        _paint(figure.subplots(), theme, verification)
+
+    return draw_picture("differences", _DESCRIPTION, 4.8, paint, width_inches=width)
+
+
+def _paint(axes: Any, theme: Theme, verification: Verification) -> None:
     layers = verification.comparisons[0].layers
-    width = max(7.0, 2.0 + _INCHES_PER_LAYER * len(layers))
-    figure = import_matplotlib().Figure(figsize=(width, 4.8), layout="constrained")
-    axes = figure.subplots()
     groups = _groups(layers)
-    _shade(axes, groups)
+    _shade(axes, theme, groups)
     highest = _highest(verification)
     for index, comparison in enumerate(verification.comparisons):
         heights = [_height(layer, highest) for layer in comparison.layers]
         for number, (_, start, end) in enumerate(groups):
             # Parts run side by side: the last layer of one is not read by the first of the next.
-            label = "" if number else plain_label(comparison_title(comparison))
-            axes.plot(range(start, end), heights[start:end], label=label, **line_style(index))
-    _mark_extremes(axes, verification, highest)
-    _draw_tolerance(axes, layers)
-    _mark_departure(axes, verification)
+            label = "" if number else shown(comparison_title(comparison))
+            marker = _MARKERS[index % len(_MARKERS)]
+            axes.plot(range(start, end), heights[start:end], label=label, marker=marker, **line_of(index))
+    _mark_extremes(axes, theme, verification, highest)
+    _draw_tolerance(axes, theme, layers)
+    _mark_departure(axes, theme, verification)
     axes.set_yscale("log")
     axes.set_ylim(_LOWEST / 2, highest * 3)
     axes.set_xlim(-0.6, len(layers) - 0.4)
     axes.set_xticks(range(len(layers)), labels=[layer.name for layer in layers], rotation=90, fontsize="small")
     axes.set_ylabel("relative difference")
     axes.set_xlabel("layer, in order of computation")
-    axes.grid(axis="y", alpha=0.3)
+    axes.grid(visible=False, axis="x")
     axes.legend(loc="upper left", fontsize="small")
-    return png_of(figure)
 
 
 def _highest(verification: Verification) -> float:
@@ -56,10 +65,10 @@ def _highest(verification: Verification) -> float:
     return 30 * max([size for size in sizes if math.isfinite(size)] + allowed + [1e-6])
 
 
-def _mark_extremes(axes: Any, verification: Verification, highest: float) -> None:
+def _mark_extremes(axes: Any, theme: Theme, verification: Verification, highest: float) -> None:
     """Mark what has no place on a logarithmic axis: layers that do not differ, and such as are not finite."""
     marks: tuple[tuple[str, float, Callable[[float], bool], dict[str, Any]], ...] = (
-        ("no difference", _LOWEST, lambda size: size == 0, {"marker": "o", "markerfacecolor": "white"}),
+        ("no difference", _LOWEST, lambda size: size == 0, {"marker": "o", "markerfacecolor": theme.background}),
         ("not finite", highest, math.isinf, {"marker": "x", "markersize": 10}),
     )
     for label, height, is_extreme, style in marks:
@@ -71,7 +80,7 @@ def _mark_extremes(axes: Any, verification: Verification, highest: float) -> Non
         ]
         if positions:
             heights = [height] * len(positions)
-            axes.plot(positions, heights, linestyle="", color="black", zorder=3, label=label, **style)
+            axes.plot(positions, heights, linestyle="", color=theme.foreground, zorder=3, label=label, **style)
 
 
 def _height(layer: LayerDifference, highest: float) -> float:
@@ -93,25 +102,24 @@ def _groups(layers: tuple[LayerDifference, ...]) -> list[tuple[str, int, int]]:
     return [(names[start], start, end) for start, end in zip(starts, [*starts[1:], len(names)], strict=True)]
 
 
-def _shade(axes: Any, groups: list[tuple[str, int, int]]) -> None:
+def _shade(axes: Any, theme: Theme, groups: list[tuple[str, int, int]]) -> None:
     """Shade every other part and name each above it."""
     for index, (name, start, end) in enumerate(groups):
         if index % 2 == 0:
-            axes.axvspan(start - 0.5, end - 0.5, color="black", alpha=0.06, linewidth=0)
+            axes.axvspan(start - 0.5, end - 0.5, color=theme.foreground, alpha=0.06, linewidth=0)
         middle = (start + end - 1) / 2
         axes.text(middle, 1.01, name, transform=axes.get_xaxis_transform(), ha="center", fontsize="small")
 
 
-def _draw_tolerance(axes: Any, layers: tuple[LayerDifference, ...]) -> None:
+def _draw_tolerance(axes: Any, theme: Theme, layers: tuple[LayerDifference, ...]) -> None:
     allowed = [layer.tolerance for layer in layers]
     if any(value for value in allowed):
         heights = [value if value else math.nan for value in allowed]
-        axes.step(
-            range(len(layers)), heights, where="mid", color="black", linestyle=":", linewidth=1.4, label="tolerance"
-        )
+        look = {"color": theme.foreground, "linestyle": ":", "linewidth": 1.4}
+        axes.step(range(len(layers)), heights, where="mid", label="tolerance", **look)
 
 
-def _mark_departure(axes: Any, verification: Verification) -> None:
+def _mark_departure(axes: Any, theme: Theme, verification: Verification) -> None:
     """Circle the first layer that departs on any set of images, and say how far."""
     names = [layer.name for layer in verification.comparisons[0].layers]
     for comparison in verification.comparisons:
@@ -119,7 +127,8 @@ def _mark_departure(axes: Any, verification: Verification) -> None:
         if departure is not None:
             position = names.index(departure.layer)
             height = min(departure.size, _highest(verification))
-            axes.plot([position], [height], linestyle="", marker="o", markersize=16, markerfacecolor="none", color="k")
+            circle = {"marker": "o", "markersize": 16, "markerfacecolor": "none"}
+            axes.plot([position], [height], linestyle="", color=theme.foreground, **circle)
             axes.annotate(
                 f"{departure.layer}: {'not finite' if math.isinf(departure.size) else short(departure.size)}",
                 (position, height),

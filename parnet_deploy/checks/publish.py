@@ -6,8 +6,9 @@ from pathlib import Path
 
 from parnet_deploy.artifacts.files import replacing_folder, write_manifest
 from parnet_deploy.artifacts.verification import Verification
-from parnet_deploy.checks.picture import differences_png
-from parnet_deploy.checks.render import PICTURE_NAME, html_report, markdown_report
+from parnet_deploy.checks.picture import differences_picture
+from parnet_deploy.checks.report_document import document_of
+from parnet_deploy.reporting.publish import write_page
 
 
 def write_report(folder: Path, verification: Verification, *, force: bool) -> None:
@@ -16,11 +17,9 @@ def write_report(folder: Path, verification: Verification, *, force: bool) -> No
     Raises:
         OutputExistsError: `folder` exists and `force` is not set.
         ArtifactError: the folder cannot be written.
-        MissingDependencyError: matplotlib is not installed.
+        MissingDependencyError: matplotlib or Jinja is not installed.
     """
-    picture_png = differences_png(verification)
+    document = document_of(verification, differences_picture(verification))
     with replacing_folder(folder, force=force) as temporary:
         write_manifest(temporary / "report.json", verification)
-        (temporary / "report.md").write_text(markdown_report(verification), encoding="utf-8")
-        (temporary / PICTURE_NAME).write_bytes(picture_png)
-        (temporary / "report.html").write_text(html_report(verification, picture_png), encoding="utf-8")
+        write_page(temporary, document)

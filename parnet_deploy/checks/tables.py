@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from parnet_deploy.artifacts.verification import ArtefactRecord, Comparison, Difference, Verification
 from parnet_deploy.checks.departure import short
-from parnet_deploy.reporting.tables import TextTable
+from parnet_deploy.reporting.document import Table
 
 _UNKNOWN = "-"
 
 
-def tensor_table(verification: Verification) -> TextTable:
+def tensor_table(verification: Verification) -> Table:
     """Tabulate the logits of each set of images; where stages but not all layers were compared, those tensors too."""
     first = verification.comparisons[0]
     has_norm = bool(first.stages) and not first.layers
@@ -24,7 +24,7 @@ def tensor_table(verification: Verification) -> TextTable:
             images = f"{comparison.count} {comparison.images}"
             rows.append((images, entry.name, *_numbers(entry, has_norm=has_norm), agreement))
     title = "Logits and tensors between stages" if has_norm else "Logits"
-    return TextTable(title, ("images", "tensor", *columns), tuple(rows), num_names=2, marked=frozenset(marked))
+    return Table(title, ("images", "tensor", *columns), tuple(rows), names=(0, 1), marked=frozenset(marked))
 
 
 def _numbers(entry: Difference, *, has_norm: bool) -> tuple[str, ...]:
@@ -40,7 +40,7 @@ def _scientific(value: float | None) -> str:
     return _UNKNOWN if value is None else f"{value:.2e}"
 
 
-def layer_table(verification: Verification) -> TextTable:
+def layer_table(verification: Verification) -> Table:
     """Tabulate every layer in topological order: its difference on each set of images, and what is allowed."""
     first = verification.comparisons[0]
     by_set = [{layer.name: layer for layer in comparison.layers} for comparison in verification.comparisons]
@@ -64,7 +64,7 @@ def layer_table(verification: Verification) -> TextTable:
         )
     sets = (f"relative, {comparison.images}" for comparison in verification.comparisons)
     columns = ("layer", "made by", "depth", *sets, "least cosine", "tolerance")
-    return TextTable("Layers", columns, tuple(rows), num_names=2, marked=frozenset(marked))
+    return Table("Layers", columns, tuple(rows), names=(0, 1), marked=frozenset(marked))
 
 
 def _is_departure(verification: Verification, name: str) -> bool:
@@ -72,13 +72,13 @@ def _is_departure(verification: Verification, name: str) -> bool:
     return any(departure is not None and departure.layer == name for departure in departures)
 
 
-def change_table(verification: Verification) -> TextTable:
+def change_table(verification: Verification) -> Table:
     """Tabulate what is not what it was when the golden file was written."""
     rows = tuple((change.what, change.before, change.after) for change in verification.changes)
-    return TextTable("Changed since the golden file was written", ("what", "before", "now"), rows, num_names=None)
+    return Table("Changed since the golden file was written", ("what", "before", "now"), rows, is_text=True)
 
 
-def artefact_table(verification: Verification) -> TextTable:
+def artefact_table(verification: Verification) -> Table:
     """Tabulate what was compared."""
     remembered = " (golden file)" if verification.is_golden else ""
     rows = (
@@ -86,7 +86,7 @@ def artefact_table(verification: Verification) -> TextTable:
         _artefact_row("compared with it", verification.b),
     )
     columns = ("", "name", "kind", "form", "precision", "partition", "made by", "made from", "sha256")
-    return TextTable("Artefacts", columns, rows, num_names=None)
+    return Table("Artefacts", columns, rows, is_text=True)
 
 
 def _artefact_row(role: str, record: ArtefactRecord) -> tuple[str, ...]:
@@ -96,7 +96,7 @@ def _artefact_row(role: str, record: ArtefactRecord) -> tuple[str, ...]:
     return (role, *kept, made_by, parent, record.sha256[:12])
 
 
-def environment_table(verification: Verification) -> TextTable:
+def environment_table(verification: Verification) -> Table:
     """Tabulate where it was run, and with what."""
     found = verification.environment
     rows = (
@@ -105,7 +105,7 @@ def environment_table(verification: Verification) -> TextTable:
         ("Python", found.python),
         *found.packages.items(),
     )
-    return TextTable("Machine", ("part", "description"), rows, num_names=None)
+    return Table("Machine", ("part", "description"), rows, is_text=True)
 
 
 def comparison_title(comparison: Comparison) -> str:

@@ -80,7 +80,7 @@ def verify(
     Example: parnet-deploy verify plan --golden plan.golden.json --junit verify.xml
     """
     from parnet_deploy.checks.publish import write_report
-    from parnet_deploy.checks.render import rich_verification
+    from parnet_deploy.checks.report_document import rich_verification
 
     _check_arguments(b, golden, write_golden)
     if write_golden is not None:
@@ -132,10 +132,10 @@ def _refuse(options: dict[str, Any], beside: str) -> None:
 def _check_output(output: Path, *, force: bool) -> None:
     """Refuse before the long work what could not be written after it."""
     from parnet_deploy.artifacts.files import refuse_existing
-    from parnet_deploy.reporting.figures import import_matplotlib
+    from parnet_deploy.reporting.publish import check_publishing
 
     refuse_existing(output, force=force)
-    import_matplotlib()
+    check_publishing()
 
 
 def _with_each_other(

@@ -1,1 +1,1 @@
-"""What reports share: tables in three forms of output, the page that they stand on, and how figures are drawn."""
+"""What reports share: a page of results as data, its three forms of output, and how pictures look."""

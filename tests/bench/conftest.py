@@ -28,12 +28,12 @@ from parnet_deploy.artifacts.schemas import (
 )
 from parnet_deploy.bench.baseline import Baseline, compare_with
 from parnet_deploy.bench.contenders import contender_of, ratios_of
-from parnet_deploy.bench.output.document import Picture
 from parnet_deploy.bench.output.plots import report_pictures
 from parnet_deploy.bench.scenarios import settings_for
 from parnet_deploy.bench.statistics import latency_statistics
 from parnet_deploy.engines import build_plan
 from parnet_deploy.planning.partition import partition
+from parnet_deploy.reporting.document import Picture
 
 NETWORK = NetworkConfig(stem=(4, 8), planes=(8, 16), num_blocks=(1, 1), last_planes=16, num_classes=10)
 SIZE = 16

@@ -13,9 +13,9 @@ import pytest
 from PIL import Image
 
 from parnet_deploy.artifacts.report import Report
-from parnet_deploy.bench.output.document import Picture, Table
-from parnet_deploy.bench.output.html import html_of
 from parnet_deploy.bench.output.report_document import document_of
+from parnet_deploy.reporting.document import Picture, Table
+from parnet_deploy.reporting.html import html_of
 from tests.browser import CHROMIUM, MISSING, Browser, open_browser
 
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason=MISSING)

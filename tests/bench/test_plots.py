@@ -9,12 +9,12 @@ import pytest
 from PIL import Image
 
 from parnet_deploy.artifacts.report import Report
-from parnet_deploy.bench.output.colours import COLOURS, colour_of, letters_on, line_style_of
-from parnet_deploy.bench.output.document import Picture
 from parnet_deploy.bench.output.plots import report_pictures
 from parnet_deploy.bench.output.plots.latency import distribution_picture, percentile_picture
-from parnet_deploy.bench.output.plots.style import DARK, LIGHT, shown
 from parnet_deploy.bench.output.tables import summary_table
+from parnet_deploy.reporting.colours import COLOURS, colour_of, letters_on, line_style_of
+from parnet_deploy.reporting.document import Picture
+from parnet_deploy.reporting.pictures import DARK, LIGHT, shown
 
 
 def colours_in(png: bytes) -> dict[tuple[int, int, int], int]:

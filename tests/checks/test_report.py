@@ -14,12 +14,13 @@ from rich.console import Console
 
 from parnet_deploy.artifacts.verification import Verification, read_verification
 from parnet_deploy.checks.gate import remember, verify_artefacts, verify_golden
-from parnet_deploy.checks.picture import differences_png
+from parnet_deploy.checks.picture import differences_picture
 from parnet_deploy.checks.publish import write_report
-from parnet_deploy.checks.render import html_report, markdown_report, rich_verification
+from parnet_deploy.checks.report_document import document_of, rich_verification
 from parnet_deploy.checks.tables import change_table, layer_table, tensor_table
 from parnet_deploy.checks.verification import failure, findings, verdict
 from parnet_deploy.errors import ArtifactError, OutputExistsError
+from parnet_deploy.reporting.html import html_of
 from tests.checks.damage import damage_bundle, damage_checkpoint, in_block, poison, scale
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -109,14 +110,15 @@ def test_terminal(failed: Verification, poisoned: Verification) -> None:
 
 def test_changes_since_a_golden_file_are_tabulated(poisoned: Verification) -> None:
     assert [row[0] for row in change_table(poisoned).rows] == ["manifest"]
-    assert "Changed since the golden file was written" in markdown_report(poisoned)
-    assert "(golden file)" in html_report(poisoned, b"")
+    document = document_of(poisoned, differences_picture(poisoned))
+    assert document.sections[2].blocks == (change_table(poisoned),)
+    assert "(golden file)" in html_of(document)
 
 
 @pytest.mark.parametrize("name", ["passed", "failed", "poisoned"])
 def test_the_picture_is_legible_and_not_empty(request: pytest.FixtureRequest, name: str) -> None:
     verification: Verification = request.getfixturevalue(name)
-    with Image.open(io.BytesIO(differences_png(verification))) as image:
+    with Image.open(io.BytesIO(differences_picture(verification).light_png)) as image:
         width, height = image.size
         pixels = np.asarray(image.convert("RGB"))
     assert width > 1000

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from parnet_deploy.artifacts.report import Report
-from parnet_deploy.bench.output.document import Block, Bullets, Document, Paragraph, Picture, Pictures, Section, Table
 from parnet_deploy.bench.output.findings import answer, comparison_findings, findings
 from parnet_deploy.bench.output.tables import (
     comparison_table,
@@ -19,6 +18,7 @@ from parnet_deploy.bench.output.tables import (
     sweep_table,
 )
 from parnet_deploy.bench.output.words import conditions
+from parnet_deploy.reporting.document import Block, Bullets, Document, Paragraph, Picture, Pictures, Section, Table
 
 _START = (
     "Cold start: launching a process, opening the plan, the first inference; medians of the rounds. Peak: the resident"

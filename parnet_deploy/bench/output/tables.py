@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from parnet_deploy.artifacts.report import Comparison, Contender, Report
-from parnet_deploy.bench.output.colours import colour_of
-from parnet_deploy.bench.output.document import Table
 from parnet_deploy.bench.output.paper import PAPER_HARDWARE, PAPER_ROWS, beside_the_paper
 from parnet_deploy.bench.output.words import (
     KIBIBYTE,
@@ -19,6 +17,8 @@ from parnet_deploy.bench.output.words import (
     speed_up,
 )
 from parnet_deploy.bench.statistics import headline_metric
+from parnet_deploy.reporting.colours import colour_of
+from parnet_deploy.reporting.document import Table
 
 
 def _colours(report: Report, labels: Iterable[str]) -> tuple[str, ...]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from parnet_deploy.artifacts.report import Report
-from parnet_deploy.bench.output.document import Table
 from parnet_deploy.bench.output.findings import answer, comparison_findings, findings
 from parnet_deploy.bench.output.tables import (
     comparison_table,
@@ -16,9 +15,9 @@ from parnet_deploy.bench.output.tables import (
     sweep_table,
 )
 from parnet_deploy.bench.output.words import conditions
+from parnet_deploy.reporting.terminal import rich_table
 
 if TYPE_CHECKING:
-    import rich.table
     from rich.console import RenderableType
     from rich.text import Text
 
@@ -32,7 +31,7 @@ def rich_report(report: Report) -> RenderableType:
     if report.comparison is not None:
         tables.append(comparison_table(report, report.comparison))
     asked = Text(conditions(report.settings, len(report.reference.rounds)), style="dim")
-    return Group(*(_rich_table(table) for table in tables if table.rows), asked, *_sentences(report))
+    return Group(*(rich_table(table) for table in tables if table.rows), asked, *_sentences(report))
 
 
 def rich_answer(report: Report) -> RenderableType:
@@ -47,15 +46,3 @@ def _sentences(report: Report) -> list[Text]:
 
     compared = () if report.comparison is None else (*comparison_findings(report.comparison), *report.comparison.notes)
     return [Text(sentence) for sentence in (*findings(report), *compared)] + [Text(answer(report), style="bold")]
-
-
-def _rich_table(table: Table) -> rich.table.Table:
-    from rich.table import Table as RichTable
-    from rich.text import Text
-
-    result = RichTable(title=table.title, title_justify="left")
-    for index, column in enumerate(table.columns):
-        result.add_column(Text(column), justify="left" if table.is_name(index) else "right", overflow="fold")
-    for row in table.rows:
-        result.add_row(*(Text(cell) for cell in row))
-    return result

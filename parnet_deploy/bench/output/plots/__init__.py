@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from parnet_deploy.artifacts.report import Report
-from parnet_deploy.bench.output.document import Picture
 from parnet_deploy.bench.output.plots.latency import distribution_picture, percentile_picture
 from parnet_deploy.bench.output.plots.speed_up import paper_picture, speed_up_picture
 from parnet_deploy.bench.output.plots.sweep import sweep_picture
 from parnet_deploy.bench.output.plots.timeline import timeline_picture
+from parnet_deploy.reporting.document import Picture
 
 
 def report_pictures(report: Report) -> dict[str, Picture]:

@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 from parnet_deploy.artifacts.report import Contender, Report
-from parnet_deploy.bench.output.document import Picture
-from parnet_deploy.bench.output.plots.style import Theme, draw_picture, line_of, shown, use_log_axis
 from parnet_deploy.bench.statistics import NANOSECONDS_PER_MS, percentile_of_sorted
+from parnet_deploy.reporting.document import Picture
+from parnet_deploy.reporting.pictures import Theme, draw_picture, line_of, shown, use_log_axis
 
 _BINS = 40
 _PERCENTILES = tuple(range(100))

@@ -5,12 +5,12 @@ from __future__ import annotations
 from typing import Any
 
 from parnet_deploy.artifacts.report import Interval, Report
-from parnet_deploy.bench.output.colours import colour_of
-from parnet_deploy.bench.output.document import Picture
 from parnet_deploy.bench.output.paper import PAPER_HARDWARE, PAPER_ROWS, Beside, beside_the_paper
-from parnet_deploy.bench.output.plots.style import Theme, draw_picture, shown
 from parnet_deploy.bench.output.words import METRIC_NAMES
 from parnet_deploy.bench.statistics import headline_metric
+from parnet_deploy.reporting.colours import colour_of
+from parnet_deploy.reporting.document import Picture
+from parnet_deploy.reporting.pictures import Theme, draw_picture, shown
 
 
 def speed_up_picture(report: Report) -> Picture | None:

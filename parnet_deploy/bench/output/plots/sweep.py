@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from parnet_deploy.artifacts.report import Report
-from parnet_deploy.bench.output.document import Picture
-from parnet_deploy.bench.output.plots.style import Theme, draw_picture, line_of, shown, use_log_axis
+from parnet_deploy.reporting.document import Picture
+from parnet_deploy.reporting.pictures import Theme, draw_picture, line_of, shown, use_log_axis
 
 _MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
 

@@ -6,9 +6,9 @@ from typing import Any
 
 from parnet_deploy.artifacts.measurements import StageTiming
 from parnet_deploy.artifacts.report import Contender, Report
-from parnet_deploy.bench.output.colours import colour_of, letters_on
-from parnet_deploy.bench.output.document import Picture
-from parnet_deploy.bench.output.plots.style import WIDTH_INCHES, Theme, draw_picture, shown
+from parnet_deploy.reporting.colours import colour_of, letters_on
+from parnet_deploy.reporting.document import Picture
+from parnet_deploy.reporting.pictures import WIDTH_INCHES, Theme, draw_picture, shown
 
 _ROW_INCHES = 0.34
 _HEIGHT = 0.72

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from parnet_deploy.bench.output.document import Block, Bullets, Document, Paragraph, Pictures, Preformatted, Table
+from parnet_deploy.reporting.document import Block, Bullets, Document, Paragraph, Pictures, Preformatted, Table
 
 
 def markdown_of(document: Document) -> str:
@@ -35,8 +35,14 @@ def _bullets(items: tuple[str, ...]) -> str:
 
 def _table(table: Table) -> str:
     rules = ["---" if table.is_name(column) else "---:" for column in range(len(table.columns))]
-    rows = [[_escaped(cell) for cell in row] for row in (table.columns, *table.rows)]
-    return "\n".join("| " + " | ".join(row) + " |" for row in [rows[0], rules, *rows[1:]])
+    head = [_escaped(column) for column in table.columns]
+    rows = [_row(row, is_bold=index in table.marked) for index, row in enumerate(table.rows)]
+    return "\n".join("| " + " | ".join(row) + " |" for row in [head, rules, *rows])
+
+
+def _row(cells: tuple[str, ...], *, is_bold: bool) -> list[str]:
+    shown = [_escaped(cell) for cell in cells]
+    return [f"**{cell}**" if is_bold and cell else cell for cell in shown]
 
 
 def _escaped(text: str) -> str:

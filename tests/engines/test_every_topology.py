@@ -1,4 +1,4 @@
-"""Exported networks as torch modules: every stage of every registered topology against ONNX Runtime, whole tensors.
+"""Every registered topology by the backends of the processor, against ONNX Runtime without optimisation, whole tensors.
 
 Networks are narrowed and shortened, so that they export in seconds: which operators there are, their attributes and the
 shapes that they meet depend on the topology. As they are, all variants were compared once, with 64 or 32 pixels: at
@@ -17,14 +17,18 @@ import torch
 
 from parnet_deploy.artifacts.folders import OpenBundle, open_bundle, open_card
 from parnet_deploy.artifacts.schemas import BatchRange, NetworkConfig, Preprocessing
+from parnet_deploy.checks.bundle_predictor import BundlePredictor
+from parnet_deploy.engines import build_plan
 from parnet_deploy.engines.onnx_to_torch import torch_graph_from_onnx
 from parnet_deploy.engines.onnxruntime import open_reference
+from parnet_deploy.errors import EngineError
 from parnet_deploy.export import ExportOptions, bundle, export_bundle
 from parnet_deploy.fusion import fuse
 from parnet_deploy.graphs.half import relative_difference
 from parnet_deploy.models.checkpoints import save_checkpoint
 from parnet_deploy.models.initialization import create_random_network
 from parnet_deploy.models.variants import VARIANTS
+from parnet_deploy.runtime import Session
 
 WIDTHS = (8, 12, 16, 20)
 # float32: sums in another order. float16: torch rounds what each of up to 12 layers makes to 11 bits, 5e-4, where ONNX
@@ -121,6 +125,27 @@ def test_stages_compute_what_onnx_runtime_computes(checkpoint: Path, tmp_path: P
         differences = compare(opened, batch)
         assert len(differences) == sum(len(stage.outputs) for stage in opened.manifest.stages)
         assert max(differences.values()) <= TOLERANCES[precision], differences
+
+
+@pytest.mark.parametrize("backend", ["ncnn", "openvino"])
+def test_plans_compute_what_the_bundle_computes(checkpoint: Path, tmp_path: Path, backend: str) -> None:
+    form = open_card(checkpoint).manifest.form
+    partition = {"fused": "terms-shared-stem", "training": "shared-stem"}[form]
+    export_bundle(checkpoint, tmp_path / "bundle", ExportOptions(partition, "fp32", BatchRange(min=1, opt=2, max=3)))
+    if (backend, form) == ("ncnn", "training"):
+        with pytest.raises(EngineError, match=r"stem\.onnx: node '.+' \(Mul\) has a constant of shape \[\]"):
+            build_plan(tmp_path / "bundle", tmp_path / "plan", backend=backend, threads=1)
+        return
+    reference = BundlePredictor(tmp_path / "bundle")
+    build_plan(tmp_path / "bundle", tmp_path / "plan", backend=backend, threads=1)
+    with Session.open(tmp_path / "plan") as session:
+        for batch in (1, 3):
+            images = np.random.default_rng(batch).standard_normal((batch, *session.plan.tensors["image"].shape))
+            expected = reference.predict_tensors(images.astype(np.float32))
+            found = session.infer_stages(images.astype(np.float32))
+            assert set(found) == set(expected)
+            for name, tensor in expected.items():
+                assert relative_difference(tensor, found[name]) <= TOLERANCES["fp32"], name
 
 
 @pytest.mark.parametrize("name", ["parnet_nano", "parnet_pico"])

@@ -11,9 +11,9 @@ from dataclasses import dataclass
 from types import ModuleType
 from typing import Any
 
-from parnet_deploy.bench.output.colours import colour_of, line_style_of
-from parnet_deploy.bench.output.document import Picture
 from parnet_deploy.errors import MissingDependencyError
+from parnet_deploy.reporting.colours import colour_of, line_style_of
+from parnet_deploy.reporting.document import Picture
 
 WIDTH_INCHES = 5.2
 _DPI = 180
@@ -37,7 +37,7 @@ DARK = Theme(background="#1b1d21", foreground="#e4e6ea", grid="#3d4148", neutral
 Paint = Callable[[Any, Theme], None]
 
 
-def import_matplotlib() -> ModuleType:
+def import_matplotlib(remedy: str = 'pip install "parnet-deploy[bench]", or leave out -o') -> ModuleType:
     """Import matplotlib with its figures and tickers; raise `MissingDependencyError` if it is not installed."""
     try:
         import matplotlib.figure
@@ -45,22 +45,29 @@ def import_matplotlib() -> ModuleType:
     except ImportError as error:
         raise MissingDependencyError(
             f"matplotlib, which draws the report, cannot be imported ({error})",
-            remedy='pip install "parnet-deploy[bench]", or leave out -o',
+            remedy=remedy,
         ) from error
     return matplotlib
 
 
-def draw_picture(name: str, description: str, height_inches: float, paint: Paint) -> Picture:
-    """Draw a picture in both themes."""
-    light, dark = (_png(height_inches, paint, theme) for theme in (LIGHT, DARK))
-    return Picture(name=f"{name}.png", description=description, light_png=light, dark_png=dark)
+def draw_picture(
+    name: str, description: str, height_inches: float, paint: Paint, *, width_inches: float = WIDTH_INCHES
+) -> Picture:
+    """Draw a picture in both themes; one wider than the others takes a page's whole width.
+
+    Raises:
+        MissingDependencyError: matplotlib is not installed.
+    """
+    light, dark = (_png((width_inches, height_inches), paint, theme) for theme in (LIGHT, DARK))
+    is_wide = width_inches > WIDTH_INCHES
+    return Picture(name=f"{name}.png", description=description, light_png=light, dark_png=dark, is_wide=is_wide)
 
 
-def _png(height_inches: float, paint: Paint, theme: Theme) -> bytes:
+def _png(size_inches: tuple[float, float], paint: Paint, theme: Theme) -> bytes:
     matplotlib = import_matplotlib()
     with matplotlib.rc_context({**matplotlib.rcParamsDefault, **_settings(theme)}):
         # A figure of its own needs neither a display nor pyplot's global state; saving as PNG takes the Agg renderer.
-        figure = matplotlib.figure.Figure(figsize=(WIDTH_INCHES, height_inches), layout="constrained")
+        figure = matplotlib.figure.Figure(figsize=size_inches, layout="constrained")
         paint(figure, theme)
         buffer = io.BytesIO()
         figure.savefig(buffer, format="png", dpi=_DPI, metadata={"Software": None})

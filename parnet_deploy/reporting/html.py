@@ -6,8 +6,8 @@ import base64
 from functools import partial
 from types import ModuleType
 
-from parnet_deploy.bench.output.document import Document
 from parnet_deploy.errors import MissingDependencyError
+from parnet_deploy.reporting.document import Document
 
 # A table with more columns than this becomes a list of its rows where the page is narrow.
 _WIDEST_ON_A_PHONE = 3
@@ -33,7 +33,7 @@ def html_of(document: Document) -> str:
     """
     jinja2 = import_jinja2()
     environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("parnet_deploy.bench.output", "."),
+        loader=jinja2.PackageLoader("parnet_deploy.reporting", "."),
         autoescape=True,
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,

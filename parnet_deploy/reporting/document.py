@@ -9,7 +9,7 @@ from dataclasses import dataclass
 class Table:
     """A titled table: the columns of `names` are text, or all if `is_text`, and the others right-aligned figures.
 
-    `colours` are those of the rows in the pictures, if they have any.
+    `colours` are those of the rows in the pictures, if they have any; `marked` are the rows that need attention.
     """
 
     title: str
@@ -18,6 +18,7 @@ class Table:
     names: tuple[int, ...] = (0,)
     is_text: bool = False
     colours: tuple[str, ...] = ()
+    marked: frozenset[int] = frozenset()
 
     def is_name(self, column: int) -> bool:
         """Tell whether a column is text."""
@@ -47,12 +48,16 @@ class Preformatted:
 
 @dataclass(frozen=True)
 class Picture:
-    """A PNG, once for light and once for dark pages; `name` is the file that the light one is also written to."""
+    """A PNG, once for light and once for dark pages; `name` is the file that the light one is also written to.
+
+    A wide one takes the page's whole width, and scrolls sideways on a phone.
+    """
 
     name: str
     description: str
     light_png: bytes
     dark_png: bytes
+    is_wide: bool = False
 
 
 @dataclass(frozen=True)
