@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from parnet_deploy import __version__
-from parnet_deploy.artifacts.files import refuse_existing, replacing_folder, write_manifest
+from parnet_deploy.artifacts.files import holds, refuse_folder, replacing_folder, write_manifest
 from parnet_deploy.artifacts.folders import open_bundle
 from parnet_deploy.artifacts.quantization import Attempt, GateRecord, ImageSet, LayerSensitivity, Quantization
 from parnet_deploy.artifacts.schemas import Bundle, Graph, Parity
@@ -58,7 +58,7 @@ def quantize_bundle(
     """
     options = options or QuantizeOptions()
     bundle, output = Path(bundle), Path(output)
-    refuse_existing(output, force=force)
+    refuse_folder(output, force=force, is_ours=holds("bundle.json"))
     if output.exists() and output.resolve() == bundle.resolve():
         raise OutputExistsError("the result would replace the bundle it is made from", where=output)
     import_matplotlib(remedy='pip install "parnet-deploy[quantize]"')
@@ -69,7 +69,7 @@ def quantize_bundle(
     layers = measure_layers(source.free, source.layers, choice.recipe, selection, phases)
     gate = _open_gate(bundle, parts.judged, options.max_drop, phases)
     images = parts.calibration.describe(), parts.selection.describe()
-    with replacing_folder(output, force=force) as folder:
+    with replacing_folder(output, force=force, is_ours=holds("bundle.json")) as folder:
         writer = _Writer(folder, source, options, choice, layers, images, selection)
         made = _pass_gate(writer, gate, calibration, phases)
         write_manifest(folder / "bundle.json", made)
