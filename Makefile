@@ -13,12 +13,14 @@ PNNX := .cache/pnnx
 # What `python -m benchmarks` is asked for: BENCH=quick, BENCH="quick --only parnet_s"; nothing is everything, overnight.
 BENCH ?=
 
-.PHONY: help setup demo test check format clean trt-bindings pycuda bench pnnx
+.PHONY: help setup demo test fuzz soak check format clean trt-bindings pycuda bench pnnx
 
 help:
 	@echo "make setup    make $(VENV) and install everything, pinned by constraints.txt"
 	@echo "make demo     train, fuse, export, build, run, verify and benchmark; ends with out/demo/report.html"
 	@echo "make test     ruff, mypy, import-linter and all tests; fetches TensorRT's Python bindings and builds pycuda for them"
+	@echo "make fuzz     well over 1,000 bad inputs, kills and full disks, each of which must end in a named error; prints the counts"
+	@echo "make soak     50,000 inferences from 8 threads, plans opened and closed on the way; prints the memory's curve"
 	@echo "make check    ruff, mypy and import-linter only"
 	@echo "make bench    measure everything beside its peers, overnight; goes on where it stopped; BENCH=quick takes ten minutes"
 	@echo "make format   format the code"
@@ -46,6 +48,13 @@ check: setup
 # One thread a process: the tests run two at a time.
 test: check trt-bindings pycuda
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal --durations 10
+
+# All cases; `make test` runs a sample. Options by ARGS: make fuzz ARGS='--kind killed --verbose'
+fuzz: setup
+	OMP_NUM_THREADS=1 $(BIN)/python -m tests.fuzz $(ARGS)
+
+soak: setup
+	$(BIN)/python -m tests.soak $(ARGS)
 
 trt-bindings: $(BINDINGS)/10 $(BINDINGS)/11
 

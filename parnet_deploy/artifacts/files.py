@@ -14,11 +14,14 @@ from typing import Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
+from parnet_deploy.artifacts.renames import exchange, rename_new
 from parnet_deploy.errors import ArtifactError, OutputExistsError
 
 ModelT = TypeVar("ModelT", bound=BaseModel)
 
 _MAX_MANIFEST_BYTES = 64 * 2**20
+# The field of a manifest that holds the sha256 of the others.
+SEAL = "content_sha256"
 
 
 def sha256_of_bytes(data: bytes) -> str:
@@ -39,8 +42,19 @@ def user_cache_dir(kind: str) -> Path:
 
 def refuse_existing(path: Path, *, force: bool) -> None:
     """Raise `OutputExistsError` if `path` exists and `force` is not set."""
-    if path.exists() and not force:
-        raise OutputExistsError("the output already exists", where=path, remedy="choose another -o, or pass --force")
+    if os.path.lexists(path) and not force:
+        raise _already_exists(path)
+
+
+def refuse_file(path: Path, *, force: bool) -> None:
+    """Raise `OutputExistsError` unless a file may be written to `path`, before the work is done."""
+    refuse_existing(path, force=force)
+    if path.is_dir():
+        raise OutputExistsError("the output is a folder, not a file", where=path, remedy="choose another name")
+
+
+def _already_exists(path: Path) -> OutputExistsError:
+    return OutputExistsError("the output already exists", where=path, remedy="choose another -o, or pass --force")
 
 
 def _temporary_sibling(path: Path) -> str:
@@ -67,7 +81,7 @@ def replacing_file(path: Path, *, force: bool) -> Iterator[Path]:
         OutputExistsError: `path` exists and `force` is not set.
         ArtifactError: the folder cannot be written.
     """
-    refuse_existing(path, force=force)
+    refuse_file(path, force=force)
     prefix = _temporary_sibling(path)
     try:
         handle, name = tempfile.mkstemp(prefix=prefix, suffix=path.suffix, dir=path.parent)
@@ -78,13 +92,22 @@ def replacing_file(path: Path, *, force: bool) -> Iterator[Path]:
     try:
         yield temporary
         _sync(temporary)
-        refuse_existing(path, force=force)
         temporary.chmod(0o644)
-        temporary.replace(path)
+        if force:
+            temporary.replace(path)
+        else:
+            _put_new(temporary, path)
     except OSError as error:
         raise unwritable(path, error) from error
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def _put_new(temporary: Path, path: Path) -> None:
+    try:
+        rename_new(temporary, path)
+    except FileExistsError as error:
+        raise _already_exists(path) from error
 
 
 MANIFEST_NAMES = ("bundle.json", "plan.json", "report.json")
@@ -95,24 +118,36 @@ def has_manifest(folder: Path) -> bool:
     return any((folder / name).exists() for name in MANIFEST_NAMES)
 
 
+def holds(name: str) -> Callable[[Path], bool]:
+    """Return a function that tells whether a folder holds a file of that name."""
+    return lambda folder: (folder / name).exists()
+
+
+def refuse_folder(path: Path, *, force: bool, is_ours: Callable[[Path], bool] = has_manifest) -> None:
+    """Raise `OutputExistsError` unless a folder may be written to `path`, before the work is done."""
+    refuse_existing(path, force=force)
+    if path.is_symlink():
+        raise OutputExistsError("the output is a link", where=path, remedy="pass the folder that it leads to")
+    if path.exists() and not path.is_dir():
+        raise OutputExistsError("the output is a file, not a folder", where=path, remedy="choose another -o")
+    if path.is_dir() and any(path.iterdir()) and not is_ours(path):
+        what = "another kind of artefact" if has_manifest(path) else "something that this tool did not write"
+        raise OutputExistsError(f"the folder holds {what}", where=path, remedy="choose another -o")
+
+
 @contextmanager
 def replacing_folder(path: Path, *, force: bool, is_ours: Callable[[Path], bool] = has_manifest) -> Iterator[Path]:
     """Yield a temporary folder beside `path` that takes its place only when the block ends well.
 
-    An existing folder is replaced (with `force`) by two renames, so that a reader sees the old one or the new one.
-    Only a folder that `is_ours` says was written by this tool is replaced.
+    An existing folder and the new one change places (with `force`) in one step, so that a reader sees either, also
+    after a kill; where the file system cannot do that, by two renames. Only a folder that `is_ours` says was written by
+    this tool is replaced.
 
     Raises:
         OutputExistsError: `path` exists and `force` is not set.
-        ArtifactError: the folder cannot be written, or `path` is a file.
+        ArtifactError: the folder cannot be written, or `path` is a file or a link.
     """
-    refuse_existing(path, force=force)
-    if path.exists() and not path.is_dir():
-        raise OutputExistsError("the output is a file, not a folder", where=path, remedy="choose another -o")
-    if path.is_dir() and any(path.iterdir()) and not is_ours(path):
-        raise OutputExistsError(
-            "the folder holds something that this tool did not write", where=path, remedy="choose another -o"
-        )
+    refuse_folder(path, force=force, is_ours=is_ours)
     prefix = _temporary_sibling(path)
     try:
         temporary = Path(tempfile.mkdtemp(prefix=prefix, dir=path.parent))
@@ -124,18 +159,18 @@ def replacing_folder(path: Path, *, force: bool, is_ours: Callable[[Path], bool]
             if file.is_file():
                 _sync(file)
         temporary.chmod(0o755)
-        if path.exists():
-            refuse_existing(path, force=force)
-            _exchange_folder(path, temporary, prefix)
-        else:
-            temporary.replace(path)
+        if not (force and path.exists()):
+            _put_new(temporary, path)
+        elif not exchange(temporary, path):
+            _exchange_by_two(path, temporary, prefix)
     except OSError as error:
         raise unwritable(path, error) from error
     finally:
+        # After an exchange this is the old folder.
         shutil.rmtree(temporary, ignore_errors=True)
 
 
-def _exchange_folder(path: Path, temporary: Path, prefix: str) -> None:
+def _exchange_by_two(path: Path, temporary: Path, prefix: str) -> None:
     """Put `temporary` in the place of `path`; where that fails, the old folder comes back."""
     retired = Path(tempfile.mkdtemp(prefix=prefix, dir=path.parent))
     try:
@@ -157,12 +192,31 @@ def _sync(path: Path) -> None:
 
 def manifest_bytes(manifest: BaseModel) -> bytes:
     """Serialise a manifest the one way that its hash is taken of: sorted keys, two spaces, a final newline."""
-    return (json.dumps(manifest.model_dump(mode="json"), indent=2, sort_keys=True) + "\n").encode()
+    return _json_bytes(manifest.model_dump(mode="json"))
+
+
+def sealed_bytes(manifest: BaseModel) -> bytes:
+    """Serialise a manifest with the sha256 of its content as one more field, by which a changed one is told."""
+    content = manifest.model_dump(mode="json")
+    return _json_bytes({**content, SEAL: _seal_of(content)})
+
+
+def _json_bytes(content: Any) -> bytes:
+    return (json.dumps(content, indent=2, sort_keys=True) + "\n").encode()
+
+
+def _seal_of(content: Any) -> str:
+    """Hash what a manifest says, however it is laid out."""
+    return sha256_of_bytes(json.dumps(content, sort_keys=True).encode())
 
 
 def write_manifest(path: Path, manifest: BaseModel) -> None:
-    """Write a manifest into a folder that is itself still temporary."""
-    path.write_bytes(manifest_bytes(manifest))
+    """Write a manifest, sealed, into a folder that is itself still temporary."""
+    path.write_bytes(sealed_bytes(manifest))
+
+
+def _refuse_constant(name: str) -> None:
+    raise ValueError(f"{name} is no number of JSON")
 
 
 def read_json(path: Path, *, kind: str) -> tuple[Any, bytes]:
@@ -175,7 +229,7 @@ def read_json(path: Path, *, kind: str) -> tuple[Any, bytes]:
         if path.stat().st_size > _MAX_MANIFEST_BYTES:
             raise ArtifactError(f"too large to be the manifest of a {kind}", where=path)
         data = path.read_bytes()
-        return json.loads(data), data
+        return json.loads(data, parse_constant=_refuse_constant), data
     except (ValueError, RecursionError) as error:
         raise ArtifactError(f"not valid JSON ({error})", where=path, remedy=f"make the {kind} again") from error
     except OSError as error:
@@ -185,8 +239,11 @@ def read_json(path: Path, *, kind: str) -> tuple[Any, bytes]:
 def read_manifest(path: Path, schema: type[ModelT], *, kind: str, schema_version: int) -> tuple[ModelT, str]:
     """Read and validate a manifest; return it with its sha256, the identity of the artefact.
 
+    One without a seal, of an earlier version or made by hand, is taken as it is.
+
     Raises:
-        ArtifactError: missing, too large, not JSON, of another kind or schema version, or fields that do not fit.
+        ArtifactError: missing, too large, not JSON, of another kind or schema version, fields that do not fit, or a
+            content that was changed after it was sealed.
     """
     if not path.is_file():
         raise ArtifactError(f"no {path.name} here, so this is no {kind}", where=path.parent, remedy=f"pass a {kind}")
@@ -201,7 +258,15 @@ def read_manifest(path: Path, schema: type[ModelT], *, kind: str, schema_version
             where=path,
             remedy=f"make the {kind} again, or use the version of parnet-deploy that wrote it",
         )
-    return validate(schema, content, where=path, remedy=f"make the {kind} again"), sha256_of_bytes(data)
+    seal = content.pop(SEAL, None)
+    manifest = validate(schema, content, where=path, remedy=f"make the {kind} again")
+    if seal is not None and seal != _seal_of(content):
+        raise ArtifactError(
+            f"the content does not have the sha256 that its {SEAL} says",
+            where=path,
+            remedy=f"the file was changed; make the {kind} again, or remove {SEAL} if the change is meant",
+        )
+    return manifest, sha256_of_bytes(data)
 
 
 def validate(schema: type[ModelT], content: Any, *, where: Path, remedy: str) -> ModelT:

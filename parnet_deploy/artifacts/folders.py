@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Literal
 
 from parnet_deploy.artifacts.files import read_manifest
+from parnet_deploy.artifacts.onnx_files import refuse_external_data
 from parnet_deploy.artifacts.schemas import SCHEMA_VERSION, Bundle, Card, FileRecord, Parent, Plan
 from parnet_deploy.errors import ArtifactError
 
@@ -71,9 +72,13 @@ def open_bundle(folder: Path) -> OpenBundle:
     """Read a bundle and check every file's hash; raise `ArtifactError` on any difference."""
     manifest, sha256 = read_manifest(folder / "bundle.json", Bundle, kind="bundle", schema_version=SCHEMA_VERSION)
     quantization = manifest.quantization
-    records = [] if quantization is None else [quantization.report, quantization.picture]
-    with _checking(folder, [*records, *(stage.file for stage in manifest.stages)]):
-        return OpenBundle(folder, manifest, sha256)
+    extras = () if quantization is None else (quantization.report, quantization.picture)
+    records = [*(file for file in extras if file is not None), *(stage.file for stage in manifest.stages)]
+    with _checking(folder, records):
+        pass
+    for stage in manifest.stages:
+        refuse_external_data(folder / stage.file.name)
+    return OpenBundle(folder, manifest, sha256)
 
 
 def open_plan(folder: Path, meanwhile: Callable[[Plan], object] = lambda _: None) -> OpenPlan:
@@ -85,6 +90,9 @@ def open_plan(folder: Path, meanwhile: Callable[[Plan], object] = lambda _: None
     records = [] if manifest.tuning is None else [manifest.tuning.record]
     with _checking(folder, [*records, *(file for engine in manifest.engines for file in engine.files)]):
         meanwhile(manifest)
+    for engine in manifest.engines:
+        if engine.file.name.endswith(".onnx"):
+            refuse_external_data(folder / engine.file.name, None if engine.weights is None else engine.weights.name)
     return OpenPlan(folder, manifest, sha256)
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import base64
 import binascii
 import json
+import math
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal, Self
 
@@ -50,7 +51,7 @@ class PackedArray(Frozen):
             size = len(base64.b64decode(self.base64, validate=True))
         except binascii.Error as error:
             raise ValueError(f"not base64 ({error})") from error
-        if size != 8 * int(np.prod(self.shape, dtype=np.int64)):
+        if size != 8 * math.prod(self.shape):
             raise ValueError(f"{size} bytes for an array of {list(self.shape)} float64")
         return self
 

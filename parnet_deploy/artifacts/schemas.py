@@ -23,6 +23,18 @@ SCHEMA_VERSION: Final = 1
 
 Precision = Literal["fp32", "fp16", "int8", "fp8"]
 Dtype = Literal["float32", "float16", "int8", "uint8"]
+# Far beyond any network, and small enough that products of two fit where libraries keep them.
+MAX_WIDTH: Final = 2**20
+Width = Annotated[int, Field(gt=0, le=MAX_WIDTH)]
+Depth = Annotated[int, Field(gt=0, le=1000)]
+MAX_BATCH: Final = 2**16
+BatchSize = Annotated[int, Field(gt=0, le=MAX_BATCH)]
+MAX_THREADS: Final = 4096
+Finite = Annotated[float, Field(allow_inf_nan=False)]
+Scale = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+# No network takes larger images; what is larger would only ask for all memory.
+MAX_SIDE: Final = 8192
+Side = Annotated[int, Field(gt=0, le=MAX_SIDE)]
 
 
 class Preprocessing(Frozen):
@@ -31,11 +43,11 @@ class Preprocessing(Frozen):
     The short side is resized to `floor(size / crop_pct)`, the centre is cropped, then `(x / 255 - mean) / std`.
     """
 
-    input_size: tuple[Positive, Positive, Positive] = (3, 224, 224)
-    mean: tuple[float, float, float] = (0.485, 0.456, 0.406)
-    std: tuple[float, float, float] = (0.229, 0.224, 0.225)
+    input_size: tuple[Positive, Side, Side] = (3, 224, 224)
+    mean: tuple[Finite, Finite, Finite] = (0.485, 0.456, 0.406)
+    std: tuple[Scale, Scale, Scale] = (0.229, 0.224, 0.225)
     interpolation: Literal["bilinear", "bicubic", "nearest"] = "bilinear"
-    crop_pct: Annotated[float, Field(gt=0, le=1)] = 0.875
+    crop_pct: Annotated[float, Field(ge=0.01, le=1)] = 0.875
 
 
 class NetworkConfig(Frozen):
@@ -47,15 +59,15 @@ class NetworkConfig(Frozen):
     convolution in the CIFAR form.
     """
 
-    stem: Annotated[tuple[Positive, ...], Field(min_length=1, max_length=8)]
+    stem: Annotated[tuple[Width, ...], Field(min_length=1, max_length=8)]
     stem_stride: Literal[1, 2] = 2
-    planes: Annotated[tuple[Positive, ...], Field(min_length=1, max_length=4)]
-    num_blocks: Annotated[tuple[Positive, ...], Field(min_length=1, max_length=4)]
-    last_planes: Positive
+    planes: Annotated[tuple[Width, ...], Field(min_length=1, max_length=4)]
+    num_blocks: Annotated[tuple[Depth, ...], Field(min_length=1, max_length=4)]
+    last_planes: Width
     last: Literal["downsampling", "conv1x1"] = "downsampling"
     activation: Literal["silu", "relu"] = "silu"
-    in_chans: Positive = 3
-    num_classes: Positive = 1000
+    in_chans: Width = 3
+    num_classes: Width = 1000
     drop_rate: Annotated[float, Field(ge=0, lt=1)] = 0.0
 
     @model_validator(mode="after")
@@ -105,12 +117,13 @@ class Card(Frozen):
     label_names: tuple[str, ...] | None = None
     weights: FileRecord
     parent: Parent | None = None
-    metrics: dict[str, float] = {}
+    metrics: dict[str, Finite] = {}
     origin: dict[str, Any] = {}
 
     @model_validator(mode="after")
     def _labels_fit(self) -> Self:
         _check_labels(self.label_names, self.network.num_classes)
+        _check_channels(self.preprocessing, self.network)
         return self
 
 
@@ -119,12 +132,17 @@ def _check_labels(label_names: tuple[str, ...] | None, num_classes: int) -> None
         raise ValueError(f"{len(label_names)} label names for {num_classes} classes")
 
 
+def _check_channels(preprocessing: Preprocessing, network: NetworkConfig) -> None:
+    if preprocessing.input_size[0] != network.in_chans:
+        raise ValueError(f"images of {preprocessing.input_size[0]} channels for a network of {network.in_chans}")
+
+
 class BatchRange(Frozen):
     """Batch sizes that a bundle or plan takes; a fixed batch has three equal numbers."""
 
-    min: Positive = 1
-    opt: Positive = 1
-    max: Positive = 1
+    min: BatchSize = 1
+    opt: BatchSize = 1
+    max: BatchSize = 1
 
     @model_validator(mode="after")
     def _ordered(self) -> Self:
@@ -214,11 +232,14 @@ class Graph(Frozen):
     @model_validator(mode="after")
     def _graph_fits(self) -> Self:
         _check_labels(self.label_names, self.network.num_classes)
+        _check_channels(self.preprocessing, self.network)
         for name in (self.input, self.output):
             if name not in self.tensors:
                 raise ValueError(f"tensor {name!r} is not described")
         if len(self.tensors[self.input].shape) != 3 or self.tensors[self.output].shape != (self.network.num_classes,):
             raise ValueError("the input must be an image and the output one number per class")
+        if self.tensors[self.input].shape != self.preprocessing.input_size:
+            raise ValueError("the input must have the size that images are prepared to")
         return self
 
 
@@ -331,7 +352,7 @@ class EngineRecord(Frozen):
     stage: StageName
     file: FileRecord
     weights: FileRecord | None = None
-    threads: Positive = 1
+    threads: Annotated[int, Field(gt=0, le=MAX_THREADS)] = 1
     cores: tuple[Annotated[int, Field(ge=0)], ...] = ()
     layers: dict[str, int] = {}
 

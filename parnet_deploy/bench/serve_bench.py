@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from parnet_deploy import __version__
-from parnet_deploy.artifacts.files import refuse_existing
+from parnet_deploy.artifacts.files import holds, refuse_folder
 from parnet_deploy.artifacts.folders import OpenPlan, open_plan
 from parnet_deploy.artifacts.measurements import BenchRound, LatencyStatistics, ScenarioSettings, SweepPoint
 from parnet_deploy.artifacts.report import Report
@@ -64,7 +64,7 @@ def serve_bench(
     import_loadgen()
     if output is not None:
         check_publishing()
-        refuse_existing(output, force=force)
+        refuse_folder(output, force=force, is_ours=holds("report.json"))
     machine = describe_machine()
     entries = [_Entry(label, path, open_plan(path)) for label, path in zip(labels_of(plans), plans, strict=True)]
     measured = [measured_plan(entry.label, entry.plan) for entry in entries]

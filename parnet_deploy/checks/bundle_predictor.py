@@ -12,7 +12,7 @@ from parnet_deploy.artifacts.folders import ArtifactKind, open_bundle
 from parnet_deploy.checks.graph_layers import GraphLayers
 from parnet_deploy.checks.layers import Layers
 from parnet_deploy.checks.provenance import bundle_record
-from parnet_deploy.engines.onnxruntime import open_reference
+from parnet_deploy.engines.onnxruntime import open_reference, run_reference
 from parnet_deploy.runtime.dequantize import dequantized
 
 Array = NDArray[Any]
@@ -65,7 +65,8 @@ class BundlePredictor:
         padded = np.concatenate([images, np.zeros((padding, *images.shape[1:]), images.dtype)])
         tensors: dict[str, Array] = {self._bundle.manifest.input: padded}
         for stage, session in self._sessions:
-            made = session.run(list(stage.outputs), {name: tensors[name] for name in stage.inputs})
+            fed = {name: tensors[name] for name in stage.inputs}
+            made = run_reference(session, stage.outputs, fed, stage.name)
             tensors |= dict(zip(stage.outputs, made, strict=True))
         del tensors[self._bundle.manifest.input]
         return {name: array[:count] for name, array in tensors.items()}

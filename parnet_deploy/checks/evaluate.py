@@ -12,6 +12,7 @@ from parnet_deploy.checks.predictors import Predictor
 from parnet_deploy.datasets.images import ImageSplit
 from parnet_deploy.datasets.sources import load_dataset
 from parnet_deploy.errors import DataError
+from parnet_deploy.runtime.answers import require_finite
 from parnet_deploy.runtime.preprocess import preprocess
 
 
@@ -80,7 +81,12 @@ def evaluate(
     batch_size: int = 16,
     progress: Callable[[int], None] = lambda _: None,
 ) -> Accuracy:
-    """Predict every image and count; `progress` is called with the number of images done since the last call."""
+    """Predict every image and count; `progress` is called with the number of images done since the last call.
+
+    Raises:
+        DataError: labels that the artefact does not have, or an image that cannot be decoded.
+        InferenceError: logits that are not finite.
+    """
     classes = map_labels(data.label_names, predictor.label_names, predictor.num_classes)
     predictions: list[int] = []
     top1 = top5 = 0
@@ -88,7 +94,9 @@ def evaluate(
         for start in range(0, len(split), batch_size):
             indices = range(start, min(start + batch_size, len(split)))
             images = np.stack([preprocess(split.image(i), predictor.preprocessing) for i in indices])
-            ranked = np.argsort(-predictor.predict(images), axis=1, kind="stable")[:, :5]
+            logits = predictor.predict(images)
+            require_finite(logits, data.name)
+            ranked = np.argsort(-logits, axis=1, kind="stable")[:, :5]
             labels = np.array([classes[split.labels[i]] for i in indices])
             top1 += int((ranked[:, 0] == labels).sum())
             top5 += int((ranked == labels[:, None]).any(axis=1).sum())

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from parnet_deploy.artifacts.files import refuse_existing
+from parnet_deploy.artifacts.files import refuse_file
 from parnet_deploy.artifacts.golden import Golden, read_golden, write_golden
 from parnet_deploy.artifacts.verification import Verification
 from parnet_deploy.checks.compare import Detail, compare
@@ -14,6 +14,7 @@ from parnet_deploy.checks.predictors import open_predictor
 from parnet_deploy.checks.provenance import describe_environment
 from parnet_deploy.checks.tolerances import tolerance_for
 from parnet_deploy.checks.verification import make_verification
+from parnet_deploy.runtime.answers import require_finite
 
 DEFAULT_COUNT = 4
 
@@ -82,11 +83,14 @@ def remember(
     Raises:
         ArtifactError: no artefact, or a damaged one; a file that exists, would be too large or cannot be written.
         DataError: images that cannot be read.
+        InferenceError: logits that are not finite; no comparison with them could pass.
     """
-    refuse_existing(golden_path, force=force)
+    refuse_file(golden_path, force=force)
     with open_predictor(artefact) as predictor:
         # Photographs are decoded by a library; random images come out the same on every machine.
         images = comparison_images(predictor.preprocessing, data, count, seed, with_photographs=False)
         golden = make_golden(predictor, images, tolerance)
+        for entry in golden.sets:
+            require_finite(entry.logits.unpack(), artefact)
     write_golden(golden_path, golden, force=force)
     return golden

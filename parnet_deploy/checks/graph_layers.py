@@ -9,7 +9,7 @@ import numpy as np
 
 from parnet_deploy.artifacts.schemas import Graph, Stage
 from parnet_deploy.checks.layers import Array, Copy, Layers, layers_between
-from parnet_deploy.engines.onnxruntime import open_reference, value_names
+from parnet_deploy.engines.onnxruntime import open_reference, run_reference, value_names
 from parnet_deploy.planning.layers import Layer, network_layers, shuffled_names
 from parnet_deploy.runtime.dequantize import dequantized
 
@@ -51,7 +51,8 @@ class _Stage:
         self._session = open_reference(path, also=tuple(self.inner.values()))
 
     def run(self, feeds: Mapping[str, Array]) -> dict[str, Array]:
-        made = self._session.run(list(self.inner.values()), {name: feeds[name] for name in self.inputs})
+        fed = {name: feeds[name] for name in self.inputs}
+        made = run_reference(self._session, tuple(self.inner.values()), fed, self.name)
         return dict(zip(self.inner, made, strict=True))
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from parnet_deploy.artifacts.files import replacing_folder, write_manifest
+from parnet_deploy.artifacts.files import holds, replacing_folder, write_manifest
 from parnet_deploy.artifacts.verification import Verification
 from parnet_deploy.checks.picture import differences_picture
 from parnet_deploy.checks.report_document import document_of
@@ -20,6 +20,6 @@ def write_report(folder: Path, verification: Verification, *, force: bool) -> No
         MissingDependencyError: matplotlib or Jinja is not installed.
     """
     document = document_of(verification, differences_picture(verification))
-    with replacing_folder(folder, force=force) as temporary:
+    with replacing_folder(folder, force=force, is_ours=holds("report.json")) as temporary:
         write_manifest(temporary / "report.json", verification)
         write_page(temporary, document)

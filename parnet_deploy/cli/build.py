@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from parnet_deploy.artifacts.schemas import MAX_THREADS
 from parnet_deploy.cli.common import ForceOption, JsonOption, describe, emit, format_bytes, spinner, stderr
 
 if TYPE_CHECKING:
@@ -43,7 +44,8 @@ def build(
         ),
     ] = "onnxruntime",
     threads: Annotated[
-        int | None, typer.Option(min=1, help="Cores that the plan may use; default: all that this process has.")
+        int | None,
+        typer.Option(min=1, max=MAX_THREADS, help="Cores that the plan may use; default: all that this process has."),
     ] = None,
     devices: Annotated[
         str | None,

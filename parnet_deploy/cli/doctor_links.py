@@ -43,10 +43,10 @@ def write_link(report: LinkReport, path: Path, *, force: bool) -> None:
         OutputExistsError: the file exists and `force` is not set.
         ArtifactError: it cannot be written.
     """
-    from parnet_deploy.artifacts.files import replacing_file, write_manifest
+    from parnet_deploy.artifacts.files import manifest_bytes, replacing_file
 
     with replacing_file(path, force=force) as temporary:
-        write_manifest(temporary, report.planner_link)
+        temporary.write_bytes(manifest_bytes(report.planner_link))
 
 
 def draw_links(report: LinkReport) -> Table:

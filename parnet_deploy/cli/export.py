@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from parnet_deploy.artifacts.schemas import BatchRange
+from parnet_deploy.artifacts.schemas import MAX_BATCH, BatchRange
 from parnet_deploy.cli.common import (
     CheckpointArgument,
     ForceOption,
@@ -40,7 +40,7 @@ def export(
         typer.Option(metavar="NAME", help=f"Where the graph is cut: {', '.join(PARTITIONS)}; default: whole."),
     ] = None,
     precision: Annotated[PrecisionName, typer.Option(help="Decided in the file.")] = PrecisionName.fp32,
-    batch: Annotated[int | None, typer.Option(min=1, help="Fixed batch size; default: 1.")] = None,
+    batch: Annotated[int | None, typer.Option(min=1, max=MAX_BATCH, help="Fixed batch size; default: 1.")] = None,
     dynamic_batch: Annotated[
         str | None, typer.Option(metavar="MIN:OPT:MAX", help="A range of batch sizes instead of a fixed one.")
     ] = None,

@@ -20,13 +20,13 @@ def fuse(
 
     Example: parnet-deploy fuse parnet_l.safetensors -o parnet_l_fused.safetensors
     """
-    from parnet_deploy.artifacts.files import refuse_existing
+    from parnet_deploy.artifacts.files import refuse_file
     from parnet_deploy.artifacts.folders import open_card
     from parnet_deploy.fusion import fuse as fuse_network
     from parnet_deploy.fusion import fusion_difference
     from parnet_deploy.models.checkpoints import load_network, save_checkpoint
 
-    refuse_existing(output, force=force)
+    refuse_file(output, force=force)
     opened = open_card(checkpoint)
     card = opened.manifest
     if card.form == "fused":

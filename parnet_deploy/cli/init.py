@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from parnet_deploy.artifacts.schemas import MAX_WIDTH
 from parnet_deploy.cli.common import ForceOption, JsonOption, emit, spinner
 from parnet_deploy.cli.import_ import ActivationName
 
@@ -15,7 +16,7 @@ def init(
     model: Annotated[str, typer.Argument(help="A registered variant; see: parnet-deploy models", show_default=False)],
     output: Annotated[Path, typer.Option("--output", "-o", help="Checkpoint to write (.safetensors).")],
     seed: Annotated[int, typer.Option(help="The same seed gives the same weights.")] = 0,
-    classes: Annotated[int | None, typer.Option(min=1, help="Number of classes.")] = None,
+    classes: Annotated[int | None, typer.Option(min=1, max=MAX_WIDTH, help="Number of classes.")] = None,
     activation: Annotated[ActivationName | None, typer.Option(help="Activation; the variant's own is SiLU.")] = None,
     resolution: Annotated[int | None, typer.Option(min=1, help="Input size in pixels, square.")] = None,
     force: ForceOption = False,
@@ -25,13 +26,13 @@ def init(
 
     Example: parnet-deploy init parnet_l --seed 0 -o parnet_l.safetensors
     """
-    from parnet_deploy.artifacts.files import refuse_existing
+    from parnet_deploy.artifacts.files import refuse_file
     from parnet_deploy.models.checkpoints import save_checkpoint
     from parnet_deploy.models.initialization import create_random_network
     from parnet_deploy.models.parnet import preprocessing_at
     from parnet_deploy.models.variants import get_variant
 
-    refuse_existing(output, force=force)
+    refuse_file(output, force=force)
     variant = get_variant(model)
     changes = {"num_classes": classes, "activation": activation.value if activation else None}
     network = variant.network.model_copy(update={k: v for k, v in changes.items() if v is not None})

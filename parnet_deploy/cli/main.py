@@ -117,6 +117,13 @@ def run_app(arguments: list[str]) -> int:
         return done.code if isinstance(done.code, int) else int(done.code is not None)
     except ParNetError as error:
         return _report(error, debug=debug)
+    except OSError as error:  # what no command has a better name for: a path too long, no right to read it, a full disk
+        remedy = "check the path, its permissions and free space"
+        what = error.strerror or str(error)
+        return _report(ParNetError(what, where=error.filename, remedy=remedy), debug=debug)
+    except MemoryError:
+        remedy = "ask for less at once: a smaller batch or input"
+        return _report(ParNetError("not enough memory", remedy=remedy), debug=debug)
     except ModuleNotFoundError as error:
         missing = (error.name or "").split(".")[0]
         if missing not in _EXTRA_OF:

@@ -57,13 +57,13 @@ def plan(
     from rich.console import Group
     from rich.text import Text
 
-    from parnet_deploy.artifacts.files import refuse_existing
+    from parnet_deploy.artifacts.files import refuse_file
     from parnet_deploy.artifacts.folders import open_bundle
     from parnet_deploy.cli.stage_times import times_from_paths, times_from_profile
     from parnet_deploy.planning.timeline import draw_timeline
 
     if trace is not None:
-        refuse_existing(trace, force=force)
+        refuse_file(trace, force=force)
     if times and device_profile is not None:
         raise ArtifactError("--times and --device-profile exclude each other", remedy="pass one of them")
     chosen_link = _find_link(link, staged=staged)

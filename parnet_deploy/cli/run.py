@@ -51,12 +51,13 @@ def run(
     import numpy as np
     from rich.table import Table
 
-    from parnet_deploy.artifacts.files import refuse_existing
+    from parnet_deploy.artifacts.files import refuse_file
     from parnet_deploy.runtime import Session
+    from parnet_deploy.runtime.answers import require_finite
     from parnet_deploy.runtime.preprocess import find_images, load_images
 
     if trace is not None:
-        refuse_existing(trace, force=force)
+        refuse_file(trace, force=force)
     paths = [path for given in images for path in find_images(given)]
     results: list[dict[str, Any]] = []
     with Session.open(plan, cuda=cuda_options(cuda_adapter, cuda_graphs, nvtx=nvtx)) as session:
@@ -66,6 +67,7 @@ def run(
             chunk = paths[start : start + step]
             inputs = load_images(chunk, session.plan.preprocessing, scaled=scaled_jpeg)
             logits = session.infer(inputs).astype(np.float64)
+            require_finite(logits, plan)
             exponents = np.exp(logits - logits.max(axis=1, keepdims=True))
             probabilities = exponents / exponents.sum(axis=1, keepdims=True)
             for path, row in zip(chunk, probabilities, strict=True):

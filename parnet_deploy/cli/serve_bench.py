@@ -76,7 +76,7 @@ def serve_bench(
     duration: Annotated[float, typer.Option(min=0.001, help="Least duration of a run in seconds.")] = 2.0,
     pipelines: Annotated[
         int,
-        typer.Option("--pipelines", "--concurrency", min=1, help="Inferences that a plan may run at once."),
+        typer.Option("--pipelines", "--concurrency", min=1, max=1024, help="Inferences that a plan may run at once."),
     ] = 1,
     samples_per_query: Annotated[int | None, typer.Option(min=1, help="multi-stream: default 8.")] = None,
     target_qps: Annotated[

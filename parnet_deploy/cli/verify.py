@@ -30,7 +30,7 @@ def verify(
         typer.Option(help="'digits', an image or a folder of images to compare on.", rich_help_panel=_IMAGES),
     ] = None,
     count: Annotated[
-        int | None, typer.Option(min=1, help="Images of each kind; default: 4.", rich_help_panel=_IMAGES)
+        int | None, typer.Option(min=1, max=65_536, help="Images of each kind; default: 4.", rich_help_panel=_IMAGES)
     ] = None,
     seed: Annotated[
         int | None, typer.Option(min=0, help="Of the random images; default: 0.", rich_help_panel=_IMAGES)
@@ -79,6 +79,7 @@ def verify(
 
     Example: parnet-deploy verify plan --golden plan.golden.json --junit verify.xml
     """
+    from parnet_deploy.artifacts.files import refuse_file
     from parnet_deploy.checks.publish import write_report
     from parnet_deploy.checks.report_document import rich_verification
 
@@ -88,6 +89,8 @@ def verify(
         _refuse(unused, "--write-golden")
         _remember(a, write_golden, data, count, seed, tolerance, force=force, as_json=as_json)
         return
+    if junit is not None:
+        refuse_file(junit, force=True)
     if output is not None:
         _check_output(output, force=force)
     reference, compared = (golden, a) if golden is not None else (a, b or a)
@@ -103,11 +106,11 @@ def verify(
         raise
     has_table = per_layer or output is not None or not verification.passed
     result = _result(verification, reference, compared)
-    emit(result, rich_verification(verification, has_layers=has_table), as_json=as_json)
     _write_junit(junit, verification)
     if output is not None:
         write_report(output, verification, force=force)
         stderr().print(f"report: {output / 'report.html'}", soft_wrap=True)
+    emit(result, rich_verification(verification, has_layers=has_table), as_json=as_json)
     if not verification.passed:
         _fail(verification, f"{compared} against {reference}")
 
@@ -131,10 +134,10 @@ def _refuse(options: dict[str, Any], beside: str) -> None:
 
 def _check_output(output: Path, *, force: bool) -> None:
     """Refuse before the long work what could not be written after it."""
-    from parnet_deploy.artifacts.files import refuse_existing
+    from parnet_deploy.artifacts.files import holds, refuse_folder
     from parnet_deploy.reporting.publish import check_publishing
 
-    refuse_existing(output, force=force)
+    refuse_folder(output, force=force, is_ours=holds("report.json"))
     check_publishing()
 
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from threading import Lock
 
-from parnet_deploy.artifacts.files import refuse_existing, replacing_folder, write_manifest
+from parnet_deploy.artifacts.files import holds, refuse_folder, replacing_folder, write_manifest
 from parnet_deploy.artifacts.folders import OpenBundle, open_bundle
 from parnet_deploy.artifacts.schemas import EngineRecord, FileRecord, Graph, Lane, Plan, Stage
 from parnet_deploy.engines.base import Backend, stage_spec, weights_path
@@ -50,7 +50,7 @@ def build_plan(
     bundle, output = Path(bundle), Path(output)
     if threads is not None and threads < 1:
         raise EngineError(f"{threads} threads cannot run anything", remedy="pass a thread count of at least 1")
-    refuse_existing(output, force=force)
+    refuse_folder(output, force=force, is_ours=holds("plan.json"))
     if output.exists() and output.resolve() == bundle.resolve():
         raise OutputExistsError("the plan would replace the bundle it is made from", where=output)
     options = options or BuildOptions()
@@ -62,7 +62,7 @@ def build_plan(
     counts = _threads_of(stages, placement, threads)
     devices = builder.device_records(_devices_of(placement))
     check_capability(opened.manifest, devices)
-    with replacing_folder(output, force=force) as folder:
+    with replacing_folder(output, force=force, is_ours=holds("plan.json")) as folder:
         build = _Build(opened, builder, stages, placement, counts, folder, progress)
         engines = build.run()
         shared = {name: getattr(opened.manifest, name) for name in Graph.model_fields}

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import onnxruntime
@@ -234,6 +234,15 @@ def open_reference(onnx_path: Path, *, also: Sequence[str] = ()) -> Any:
         return onnxruntime.InferenceSession(model, options, providers=[_PROVIDER])
     except Exception as error:
         raise EngineError(f"ONNX Runtime cannot read the file ({error})", where=onnx_path) from error
+
+
+def run_reference(session: Any, names: Sequence[str], feeds: Mapping[str, Array], where: str) -> list[Array]:
+    """Run what `open_reference` opened; raise `EngineError` naming the stage `where` if that fails."""
+    try:
+        return cast(list[Array], session.run(list(names), dict(feeds), quiet_run_options()))
+    except Exception as error:
+        reason = str(error).strip().splitlines()[0]
+        raise EngineError(f"ONNX Runtime cannot run stage {where!r}: {reason}") from error
 
 
 def _with_outputs(onnx_path: Path, names: Sequence[str]) -> bytes:

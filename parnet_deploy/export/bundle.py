@@ -14,7 +14,7 @@ import torch
 from numpy.typing import NDArray
 
 from parnet_deploy import __version__
-from parnet_deploy.artifacts.files import refuse_existing, replacing_folder, write_manifest
+from parnet_deploy.artifacts.files import holds, refuse_folder, replacing_folder, write_manifest
 from parnet_deploy.artifacts.folders import OpenCard, open_card
 from parnet_deploy.artifacts.schemas import (
     BatchRange,
@@ -71,7 +71,7 @@ def export_bundle(
     """
     options = options or ExportOptions()
     output = Path(output)
-    refuse_existing(output, force=force)
+    refuse_folder(output, force=force, is_ours=holds("bundle.json"))
     opened = open_card(Path(checkpoint))
     card = opened.manifest
     stages = partition(card.network, options.partition, form=card.form)
@@ -95,7 +95,7 @@ def export_bundle(
         )
         whole, islands = half.model, half.islands
 
-    with replacing_folder(output, force=force) as folder:
+    with replacing_folder(output, force=force, is_ours=holds("bundle.json")) as folder:
         written = write_stages(whole, stages, folder, feeds, _metadata(opened, preprocessing, options), progress)
         parity = {name: _parity(expected[name], found) for name, found in written.made.items()}
         check_parity(parity, options.precision)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import pickle
 import re
+import reprlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -122,17 +123,22 @@ def _settings_of(args: object) -> Mapping[str, Any] | None:
 def _read_settings(path: Path) -> Mapping[str, Any]:
     try:
         settings = yaml.safe_load(path.read_text())
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+    except (OSError, UnicodeDecodeError, RecursionError, yaml.YAMLError) as error:
         raise CheckpointError(f"not readable as YAML ({type(error).__name__})", where=path) from error
     if not isinstance(settings, Mapping):
         raise CheckpointError("not a YAML mapping with planes and num_blocks", where=path)
     return settings
 
 
+def _repr(value: object) -> str:
+    """Show a value of a file, shortened: lists that hold each other ten times can fill all memory as text."""
+    return reprlib.repr(value)
+
+
 def _drop_rate_of(settings: Mapping[str, Any] | None, where: Path) -> float:
     value = (settings or {}).get("dropout_lin") or 0.0
     if not isinstance(value, int | float) or not 0 <= value < 1:
-        raise CheckpointError(f"dropout_lin is {value!r}, not a number from 0 up to 1", where=where)
+        raise CheckpointError(f"dropout_lin is {_repr(value)}, not a number from 0 up to 1", where=where)
     return float(value)
 
 
@@ -150,7 +156,7 @@ def resolve_activation(
         branches = settings["additional_branches"]
         literal = "swish" in branches if isinstance(branches, list | tuple | str) else False
         source = config_name or "the file's own arguments"
-        return ("silu" if literal else "relu"), f"additional_branches = {branches!r} in {source}, read as released"
+        return ("silu" if literal else "relu"), f"additional_branches = {_repr(branches)} in {source}, read as released"
     return "relu", (
         "the file does not say; the released configuration runs ReLU under the released code "
         "(override with --activation silu, or pass its YAML with --config)"
@@ -164,7 +170,7 @@ def _check_settings(settings: Mapping[str, Any] | None, cfg: NetworkConfig, wher
     for name, value in found.items():
         if name in settings and settings[name] not in (value, tuple(value)):
             raise CheckpointError(
-                f"{name} is {settings[name]}, but the weights have {value}",
+                f"{name} is {_repr(settings[name])}, but the weights have {value}",
                 where=where,
                 remedy="pass the YAML that belongs to this file",
             )

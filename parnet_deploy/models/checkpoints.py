@@ -10,7 +10,7 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor, nn
 
-from parnet_deploy.artifacts.files import manifest_bytes, refuse_existing, replacing_file
+from parnet_deploy.artifacts.files import refuse_file, replacing_file, sealed_bytes
 from parnet_deploy.artifacts.folders import OpenCard, card_path_of, open_card
 from parnet_deploy.artifacts.schemas import Card, FileRecord, NetworkConfig, Parent, Preprocessing
 from parnet_deploy.errors import CheckpointError
@@ -43,27 +43,38 @@ def save_checkpoint(
     """
     if path.suffix != ".safetensors":
         raise CheckpointError("the name of a checkpoint must end in .safetensors", where=path)
-    refuse_existing(card_path_of(path), force=force)
+    refuse_file(card_path_of(path), force=force)
     weights = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
     check_weights(network_without_data(model.cfg, model.form), weights, path)
     _check_finite(weights, path)
-    with replacing_file(path, force=force) as temporary:
-        safetensors.torch.save_file(weights, temporary, metadata={"format": "pt"})
-        record = FileRecord.of(temporary, name=path.name)
-    card = Card(
-        architecture=architecture,
-        network=model.cfg,
-        form=model.form,
-        preprocessing=preprocessing,
-        label_names=label_names,
-        weights=record,
-        parent=parent,
-        metrics=metrics or {},
-        origin=origin or {},
-    )
-    with replacing_file(card_path_of(path), force=force) as temporary:
-        temporary.write_bytes(manifest_bytes(card))
+    # Both are whole before the first takes its place, so that a full disk costs neither of two older ones.
+    with (
+        replacing_file(card_path_of(path), force=force) as temporary_card,
+        replacing_file(path, force=force) as temporary,
+    ):
+        _write_weights(temporary, weights, path)
+        card = Card(
+            architecture=architecture,
+            network=model.cfg,
+            form=model.form,
+            preprocessing=preprocessing,
+            label_names=label_names,
+            weights=FileRecord.of(temporary, name=path.name),
+            parent=parent,
+            metrics=metrics or {},
+            origin=origin or {},
+        )
+        temporary_card.write_bytes(sealed_bytes(card))
     return card
+
+
+def _write_weights(temporary: Path, weights: dict[str, Tensor], path: Path) -> None:
+    try:
+        safetensors.torch.save_file(weights, temporary, metadata={"format": "pt"})
+    except SafetensorError as error:  # its own name for errors of the file system
+        raise CheckpointError(
+            f"cannot be written ({error})", where=path, remedy="check permissions and free space"
+        ) from error
 
 
 def load_checkpoint(path: str | Path) -> nn.Module:

@@ -12,7 +12,7 @@ from typing import Annotated, Any, Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from parnet_deploy.artifacts.schemas import Card, NetworkConfig, Positive, Preprocessing
+from parnet_deploy.artifacts.schemas import Card, Finite, NetworkConfig, Positive, Preprocessing, Scale, Side
 from parnet_deploy.errors import NetworkError
 from parnet_deploy.models.parnet import Form, check_resolution
 from parnet_deploy.models.variants import INPUT_CONVS, VARIANTS, get_variant
@@ -27,11 +27,11 @@ class _Open(BaseModel):
 class HubPretrainedConfig(_Open):
     """How images are prepared, and where the network meets channels and classes."""
 
-    input_size: tuple[Positive, Positive, Positive]
-    mean: tuple[float, float, float]
-    std: tuple[float, float, float]
+    input_size: tuple[Positive, Side, Side]
+    mean: tuple[Finite, Finite, Finite]
+    std: tuple[Scale, Scale, Scale]
     interpolation: Literal["bilinear", "bicubic", "nearest"]
-    crop_pct: Annotated[float, Field(gt=0, le=1)]
+    crop_pct: Annotated[float, Field(ge=0.01, le=1)]
     crop_mode: Literal["center"] = "center"
     num_classes: Positive | None = None
     first_conv: tuple[str, ...] | str | None = None
@@ -115,9 +115,10 @@ def network_of_config(config: HubConfig) -> tuple[NetworkConfig, Form, Preproces
 
 def _check_counts(config: HubConfig, network: NetworkConfig) -> None:
     pre = config.pretrained_cfg
+    labels = network.num_classes if config.label_names is None else len(config.label_names)
     counts = {
         "classes": {network.num_classes, config.num_classes, pre.num_classes or config.num_classes},
-        "classes and label names": {network.num_classes, len(config.label_names or range(network.num_classes))},
+        "classes and label names": {network.num_classes, labels},
     }
     for what, found in counts.items():
         if len(found) > 1:

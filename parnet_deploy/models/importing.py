@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from parnet_deploy.artifacts.files import refuse_existing, sha256_of_file
+from parnet_deploy.artifacts.files import refuse_file, sha256_of_file
 from parnet_deploy.artifacts.folders import card_path_of
 from parnet_deploy.artifacts.schemas import Card, Parent, Preprocessing
 from parnet_deploy.errors import CheckpointError, DownloadError
@@ -20,9 +20,11 @@ from parnet_deploy.weights.releases import REPOSITORY
 
 
 def refuse_checkpoint(output: Path, *, force: bool) -> None:
-    """Raise `OutputExistsError` if a checkpoint or its card exists and `force` is not set, before the work is done."""
+    """Raise `CheckpointError` or `OutputExistsError` unless a checkpoint may be written, before the work is done."""
+    if output.suffix != ".safetensors":
+        raise CheckpointError("the name of a checkpoint must end in .safetensors", where=output)
     for path in (output, card_path_of(output)):
-        refuse_existing(path, force=force)
+        refuse_file(path, force=force)
 
 
 def convert_authors_file(

@@ -13,7 +13,7 @@ from typing import Any, Literal
 from pydantic import ValidationError
 from torch import Tensor, nn
 
-from parnet_deploy.artifacts.schemas import NetworkConfig, Preprocessing
+from parnet_deploy.artifacts.schemas import MAX_SIDE, NetworkConfig, Preprocessing
 from parnet_deploy.errors import NetworkError
 from parnet_deploy.models import blocks, fused
 from parnet_deploy.planning import partition as names
@@ -48,7 +48,7 @@ FAMILIES: dict[Form, BlockFamily] = {
 
 
 def check_resolution(cfg: NetworkConfig, height: int, width: int) -> None:
-    """Raise `NetworkError` unless both sides, in pixels, are multiples of the network's reduction.
+    """Raise `NetworkError` unless both sides, in pixels, are multiples of the network's reduction and not too large.
 
     On other sizes the training form's average pool drops a row that its 3x3 convolution still sees, so that fusion
     would not be exact.
@@ -60,6 +60,8 @@ def check_resolution(cfg: NetworkConfig, height: int, width: int) -> None:
             f"an input of {height}x{width} pixels, but both sides must be multiples of {step}",
             remedy=f"resize to {nearest[0]}x{nearest[1]}",
         )
+    if max(height, width) > MAX_SIDE:
+        raise NetworkError(f"an input of {height}x{width} pixels is too large", remedy=f"at most {MAX_SIDE} a side")
 
 
 def preprocessing_at(cfg: NetworkConfig, preprocessing: Preprocessing, resolution: int | None) -> Preprocessing:

@@ -57,7 +57,7 @@ class CpuPipeline:
         }
         self._bound: OrderedDict[int, _Programs] = OrderedDict()
         self._programs: _Programs = ()
-        self._failures: list[tuple[str, Exception]] = []
+        self._failures: list[tuple[str, BaseException]] = []
         self._trace: list[tuple[str, float, float]] | None = None
         self._stopped = False
         self._workers = [
@@ -81,7 +81,7 @@ class CpuPipeline:
         """Run the plan on the first `batch` samples of the input's memory.
 
         Raises:
-            InferenceError: a stage failed; the pipeline stays usable.
+            InferenceError: a stage failed; the pipeline stays usable, unless the stage ended its lane's thread.
         """
         self._trace = None
         self._run(batch)
@@ -178,7 +178,12 @@ class CpuPipeline:
         keep_on_cores({core for record in engines for core in record.cores})
         while True:
             start.get()
-            if self._stopped or not self._execute(self._programs[index]):
+            try:
+                if self._stopped or not self._execute(self._programs[index]):
+                    return
+            except BaseException:
+                # The lane is no more, so the other lanes must not wait for it.
+                self.stop(wait=False)
                 return
 
     def _execute(self, steps: Sequence[_Step]) -> bool:
@@ -200,8 +205,10 @@ class CpuPipeline:
         start = perf_counter()
         try:
             launch.run()
-        except Exception as error:
+        except BaseException as error:
             self._failures.append((stage, error))
+            if not isinstance(error, Exception):  # what ends a thread, and is the caller's own on the caller's lane
+                raise
         if self._trace is not None:
             self._trace.append((stage, start, perf_counter()))
 

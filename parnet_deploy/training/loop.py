@@ -11,13 +11,14 @@ from typing import Any
 import accelerate
 import timm
 import torch
+from safetensors import SafetensorError
 
 import parnet_deploy
-from parnet_deploy.artifacts.files import refuse_existing
+from parnet_deploy.artifacts.files import refuse_file
 from parnet_deploy.artifacts.folders import card_path_of, open_card
 from parnet_deploy.artifacts.schemas import Card
 from parnet_deploy.datasets.images import ImageDataset
-from parnet_deploy.errors import CheckpointError
+from parnet_deploy.errors import ArtifactError, CheckpointError
 from parnet_deploy.models.checkpoints import load_network, save_checkpoint
 from parnet_deploy.training.runs import EpochRecord, RunFolder, SavedState, best_of, create_run, resume_run
 from parnet_deploy.training.settings import RunSettings
@@ -87,7 +88,7 @@ def check_output(output: Path, *, force: bool) -> None:
     if output.suffix != ".safetensors":
         raise CheckpointError("the name of a checkpoint must end in .safetensors", where=output)
     for path in (output, card_path_of(output)):
-        refuse_existing(path, force=force)
+        refuse_file(path, force=force)
 
 
 def _save_state(
@@ -96,7 +97,11 @@ def _save_state(
     """Save the state after `record`'s epoch, with the best checkpoint: this epoch's, or the previous state's."""
     history = (record,) if previous is None else (*previous.history, record)
     with run.replacing_state(history) as state:
-        trainer.accelerator.save_state(str(state.folder))
+        try:
+            trainer.accelerator.save_state(str(state.folder))
+        except (SafetensorError, RuntimeError) as error:  # torch's and safetensors' names for errors of the file system
+            remedy = "check free space, and that no other command trains in this folder"
+            raise ArtifactError(f"the state cannot be written ({error})", where=state.folder, remedy=remedy) from error
         if previous is not None and best_of(history) != record:
             for path in (previous.best_checkpoint, card_path_of(previous.best_checkpoint)):
                 shutil.copyfile(path, state.folder / path.name)

@@ -22,10 +22,10 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from parnet_deploy.artifacts.files import (
-    manifest_bytes,
     read_manifest,
     replacing_file,
     replacing_folder,
+    sealed_bytes,
     write_manifest,
 )
 from parnet_deploy.artifacts.schemas import SCHEMA_VERSION, Frozen, Positive
@@ -135,7 +135,7 @@ def create_run(folder: Path, settings: RunSettings, *, force: bool) -> RunFolder
             )
         shutil.rmtree(folder)
     with replacing_file(folder / _SETTINGS, force=False) as temporary:
-        temporary.write_bytes(manifest_bytes(settings))
+        temporary.write_bytes(sealed_bytes(settings))
     return RunFolder(folder)
 
 

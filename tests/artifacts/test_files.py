@@ -8,7 +8,7 @@ import itertools
 import json
 import os
 from collections.abc import Callable
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, suppress
 from pathlib import Path
 from typing import Literal
 
@@ -28,6 +28,7 @@ from parnet_deploy.artifacts.files import (
     sha256_of_file,
     write_manifest,
 )
+from parnet_deploy.artifacts.renames import exchange
 from parnet_deploy.errors import ArtifactError, OutputExistsError
 
 Replacing = Callable[..., AbstractContextManager[Path]]
@@ -165,6 +166,13 @@ def test_output_that_appears_meanwhile_is_kept(replacing: Replacing, tmp_path: P
     assert snapshot(path.parent) == {"out": b"by another process"}
 
 
+@pytest.fixture
+def no_exchange(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A file system on which two paths cannot change places in one step."""
+    monkeypatch.setattr(files, "exchange", lambda *_: False)
+
+
+@pytest.mark.usefixtures("no_exchange")
 @pytest.mark.parametrize("failing", [1, 2])
 def test_a_rename_that_fails_brings_the_old_folder_back(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, failing: int
@@ -177,6 +185,7 @@ def test_a_rename_that_fails_brings_the_old_folder_back(
     assert snapshot(path.parent) == {"out": None, "out/plan.json": b"old"}
 
 
+@pytest.mark.usefixtures("no_exchange")
 def test_old_content_survives_even_where_it_cannot_be_brought_back(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -186,6 +195,46 @@ def test_old_content_survives_even_where_it_cannot_be_brought_back(
     with pytest.raises(ArtifactError, match="Permission denied"):
         write_new(replacing_folder, path, failing_renames(monkeypatch, 2, 3))
     assert list(snapshot(path.parent).values()) == [None, b"old"]
+
+
+@pytest.mark.usefixtures("no_exchange")
+def test_force_replaces_a_folder_also_by_two_renames(tmp_path: Path) -> None:
+    path = tmp_path / "place" / "out"
+    path.mkdir(parents=True)
+    (path / "plan.json").write_text("old")
+    write_new(replacing_folder, path, lambda: None)
+    assert snapshot(path.parent) == {"out": None, **{f"out/{name}": data for name, data in snapshot(path).items()}}
+    assert (path / "bundle.json").read_text() == "new"
+
+
+def test_a_forced_folder_is_there_at_every_moment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "out"
+    path.mkdir()
+    (path / "plan.json").write_text("old")
+    if not exchange(path, path):
+        pytest.skip("this kernel or file system has no RENAME_EXCHANGE")
+    monkeypatch.setattr(Path, "replace", lambda *_: pytest.fail("the old folder was moved away first"))
+    write_new(replacing_folder, path, lambda: None)
+    assert (path / "bundle.json").read_text() == "new"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_link_is_no_folder_to_replace(tmp_path: Path) -> None:
+    (tmp_path / "precious").mkdir()
+    (tmp_path / "precious" / "plan.json").write_text("old")
+    (tmp_path / "out").symlink_to("precious")
+    before = snapshot(tmp_path)
+    with pytest.raises(OutputExistsError, match="is a link"), replacing_folder(tmp_path / "out", force=True):
+        pytest.fail("the block must not run")
+    assert snapshot(tmp_path) == before
+    assert (tmp_path / "out").is_symlink()
+
+
+def test_a_dangling_link_is_output_that_exists(replacing: Replacing, tmp_path: Path) -> None:
+    (tmp_path / "out").symlink_to("nowhere")
+    with pytest.raises(OutputExistsError, match="already exists"), replacing(tmp_path / "out", force=False):
+        pytest.fail("the block must not run")
+    assert (tmp_path / "out").is_symlink()
 
 
 def test_a_folder_of_something_else_is_never_replaced(tmp_path: Path) -> None:
@@ -266,9 +315,8 @@ def read(path: Path) -> tuple[Manifest, str]:
 def test_manifests_are_written_one_way_and_named_by_their_hash(path: Path) -> None:
     manifest = Manifest(text="näh", numbers={"b": 1 / 3, "a": 2.0})
     write_manifest(path, manifest)
-    assert path.read_bytes() == manifest_bytes(manifest)
     assert path.read_text().endswith("}\n")
-    assert list(json.loads(path.read_text())) == ["kind", "numbers", "schema_version", "text"]
+    assert list(json.loads(path.read_text())) == ["content_sha256", "kind", "numbers", "schema_version", "text"]
     assert read(path) == (manifest, hashlib.sha256(path.read_bytes()).hexdigest())
 
 
@@ -317,3 +365,24 @@ def test_missing_and_enormous_manifests_are_refused(path: Path, monkeypatch: pyt
     monkeypatch.setattr(files, "_MAX_MANIFEST_BYTES", 100)
     with pytest.raises(ArtifactError, match="too large to be the manifest of a toy"):
         read(path)
+
+
+def test_every_flipped_bit_of_a_sealed_manifest_is_noticed_or_says_the_same(path: Path) -> None:
+    write_manifest(path, Manifest(text="näh", numbers={"a": 1.5e-7, "b": 2.0}))
+    data, (right, _) = path.read_bytes(), read(path)
+    for offset in range(len(data)):
+        for bit in range(8):
+            path.write_bytes(data[:offset] + bytes([data[offset] ^ 1 << bit]) + data[offset + 1 :])
+            with suppress(ArtifactError):
+                assert read(path)[0] == right
+
+
+def test_a_manifest_by_hand_needs_no_seal(path: Path) -> None:
+    manifest = Manifest(text="x")
+    path.write_bytes(manifest_bytes(manifest))
+    assert read(path)[0] == manifest
+    write_manifest(path, manifest)
+    path.write_text(path.read_text().replace('"x"', '"y"'))
+    with pytest.raises(ArtifactError, match="content_sha256") as caught:
+        read(path)
+    assert "make the toy again, or remove content_sha256" in str(caught.value.remedy)

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from parnet_deploy.artifacts.files import sha256_of_file
+from parnet_deploy.artifacts.files import SEAL, sha256_of_file
 from parnet_deploy.artifacts.folders import card_path_of, kind_of, open_bundle, open_plan
 from parnet_deploy.artifacts.schemas import Bundle, Parent, Plan
 from parnet_deploy.errors import ArtifactError
@@ -35,6 +35,7 @@ def folder(kind: str, request: pytest.FixtureRequest) -> Path:
 def edit(path: Path, *place: str | int, value: object) -> None:
     """Replace one value in a manifest."""
     content = json.loads(path.read_text())
+    content.pop(SEAL, None)
     inner = content
     for part in place[:-1]:
         inner = inner[part]

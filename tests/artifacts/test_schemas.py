@@ -56,6 +56,23 @@ def manifest(request: pytest.FixtureRequest) -> BaseModel:
     return found[1]
 
 
+@pytest.mark.parametrize(
+    ("field", "value", "message"),
+    [
+        ("input_size", (3, 8193, 32), "less than or equal to 8192"),
+        ("input_size", (1, 32, 32), "images of 1 channels for a network of 3"),
+        ("mean", (0.0, float("inf"), 0.0), "finite number"),
+        ("std", (1.0, 0.0, 1.0), "greater than 0"),
+        ("std", (1.0, float("nan"), 1.0), "greater than 0|finite number"),
+        ("crop_pct", 1e-300, "greater than or equal to 0.01"),
+    ],
+)
+def test_preprocessing_that_cannot_be_done_is_refused(field: str, value: object, message: str) -> None:
+    changed = CARD.preprocessing.model_dump() | {field: value}
+    with pytest.raises(ValidationError, match=message):
+        rebuilt(CARD, preprocessing=changed)
+
+
 every_manifest = pytest.mark.parametrize("manifest", ["card", "bundle", "plan"], indirect=True)
 
 

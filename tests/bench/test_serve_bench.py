@@ -12,6 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from parnet_deploy.artifacts.files import SEAL
 from parnet_deploy.artifacts.report import read_report
 from parnet_deploy.artifacts.schemas import BatchRange
 from parnet_deploy.bench import processes
@@ -85,6 +86,7 @@ def test_server_targets_are_those_of_the_first_run(null_plan: NullPlan, monkeypa
 def test_a_plan_that_fails_in_its_process_is_named(null_plan: NullPlan, tmp_path: Path) -> None:
     good, bad = null_plan("good"), null_plan("bad")
     manifest = json.loads((bad / "plan.json").read_text())
+    del manifest[SEAL]
     manifest["backend_version"] = "of another machine"
     (bad / "plan.json").write_text(json.dumps(manifest))
     with pytest.raises(InferenceError) as caught:

@@ -10,7 +10,7 @@ from PIL import Image
 
 from parnet_deploy.artifacts.schemas import Preprocessing
 from parnet_deploy.checks.evaluate import evaluate, load_labelled, map_labels
-from parnet_deploy.errors import DataError
+from parnet_deploy.errors import DataError, InferenceError
 
 
 class BrightnessPredictor:
@@ -49,6 +49,17 @@ def test_accuracy_by_hand(folder: Path) -> None:
     assert found.top1 == pytest.approx(100 * 8 / 9)
     assert found.top5 == pytest.approx(100.0)
     assert seen == [4, 4, 1]
+
+
+def test_answers_that_are_not_finite_are_refused(folder: Path) -> None:
+    class Broken(BrightnessPredictor):
+        def predict(self, images: np.ndarray) -> np.ndarray:
+            logits = super().predict(images)
+            logits[1:3, 2] = np.nan
+            return logits
+
+    with pytest.raises(InferenceError, match="NaN or infinite logits for 2 of 4 images"):
+        evaluate(Broken(None), load_labelled(str(folder)), batch_size=4)
 
 
 def test_labels_are_matched_by_name(folder: Path) -> None:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import shutil
 from pathlib import Path
 
 import pytest
+
+from parnet_deploy.artifacts.files import SEAL, sha256_of_file
 
 NAMES = ["trained", "fused", "plain", "whole", "split", "plan_plain", "plan_whole", "plan_split"]
 
@@ -130,6 +133,48 @@ def test_paths_in_a_manifest_are_refused(cli, pipeline, tmp_path: Path) -> None:
         content["stages"][0]["file"]["name"] = name
         (copy / "bundle.json").write_text(json.dumps(content))
         refused(cli("inspect", copy), "file.name")
+
+
+@pytest.mark.parametrize(
+    ("error", "fragments"),
+    [
+        (OSError(errno.EIO, "Input/output error", "some/file"), ["some/file: Input/output error", "remedy:"]),
+        (PermissionError(errno.EACCES, "Permission denied"), ["Permission denied"]),
+        (MemoryError(), ["not enough memory", "a smaller batch"]),
+    ],
+)
+def test_what_the_system_refuses_is_an_error_and_no_traceback(
+    cli, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, error: BaseException, fragments: list[str]
+) -> None:
+    def fail(*_: object) -> None:
+        raise error
+
+    monkeypatch.setattr("parnet_deploy.artifacts.folders.kind_of", fail)
+    refused(cli("inspect", tmp_path), *fragments)
+
+
+def test_a_path_too_long_is_an_error_and_no_traceback(cli) -> None:
+    refused(cli("inspect", "x" * 5000), "File name too long")
+
+
+@pytest.mark.parametrize("name", ["whole", "plan_whole"])
+def test_weights_in_another_file_are_refused(cli, pipeline, tmp_path: Path, name: str) -> None:
+    import onnx
+
+    copy = tmp_path / name
+    shutil.copytree(pipeline[name], copy)
+    path, manifest = copy / "whole.onnx", copy / ("plan.json" if name.startswith("plan") else "bundle.json")
+    onnx.save(onnx.load(path), path, save_as_external_data=True, location="weights.bin", size_threshold=0)
+    content = json.loads(manifest.read_text())
+    del content[SEAL]
+    entry = content["engines" if name.startswith("plan") else "stages"][0]
+    entry["file"] = {
+        "name": path.name,
+        "sha256": sha256_of_file(path),
+        "size_bytes": path.stat().st_size,
+    }
+    manifest.write_text(json.dumps(content))
+    refused(cli("verify", copy, pipeline["whole"]), "whole.onnx: keeps weights in another file")
 
 
 def test_debug_shows_the_traceback(cli, tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from parnet_deploy.artifacts.files import SEAL
 from parnet_deploy.cli.main import run_app
 
 SPLIT_MS = {"stream1": 2.0, "stream2": 2.5, "stream3": 3.0, "join": 1.0}
@@ -162,6 +163,7 @@ def test_a_bundle_without_operations_is_refused_with_the_remedy(cli, fixed, tmp_
     old = tmp_path / "old"
     shutil.copytree(fixed["streams"], old)
     manifest = json.loads((old / "bundle.json").read_text())
+    del manifest[SEAL]
     for stage in manifest["stages"]:
         del stage["gflop"]
     (old / "bundle.json").write_text(json.dumps(manifest))

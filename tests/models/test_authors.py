@@ -24,6 +24,10 @@ from parnet_deploy.models.parnet import ParNet
 
 ACTIVATIONS: tuple[Activation, ...] = ("silu", "relu")
 # What the released YAML files hold, with the widths of the golden files.
+# Lists that hold the one before ten times: a thousand characters that would be printed as a hundred million.
+LAUGHS = "a: &a [x, x]\n" + "".join(
+    f"{b}: &{b} [{', '.join([f'*{a}'] * 10)}]\n" for a, b in zip("abcdefgh", "bcdefghi", strict=True)
+)
 RELEASED_YAML = """\
 additional_branches:
 - - swish
@@ -177,6 +181,9 @@ class TestActivation:
         ("- a\n- b\n", "not a YAML mapping"),
         ("a: [", "not readable as YAML"),
         ("!!python/object/apply:os.system ['true']", "not readable as YAML"),
+        ("[" * 20_000, "not readable as YAML"),
+        (LAUGHS + "planes: *i", r"planes is \[\[\["),
+        (LAUGHS + "dropout_lin: *i", r"dropout_lin is \[\[\["),
     ],
 )
 def test_configurations_that_do_not_fit_are_refused(data_dir: Path, tmp_path: Path, text: str, message: str) -> None:

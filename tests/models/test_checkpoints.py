@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import errno
+import itertools
 import json
+import os
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +17,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from timm.utils import reparameterize_model
 
-from parnet_deploy.artifacts.files import sha256_of_file
+from parnet_deploy.artifacts.files import SEAL, sha256_of_file
 from parnet_deploy.artifacts.folders import card_path_of, open_card
 from parnet_deploy.artifacts.schemas import NetworkConfig, Parent, Preprocessing
 from parnet_deploy.errors import ArtifactError, CheckpointError, OutputExistsError
@@ -37,7 +41,9 @@ def save(path: Path, model: ParNet, **options: Any) -> None:
 def edit_card(path: Path, **changes: Any) -> None:
     """Replace fields of the card beside a checkpoint."""
     card_path = card_path_of(path)
-    card_path.write_text(json.dumps(json.loads(card_path.read_text()) | changes))
+    card = json.loads(card_path.read_text())
+    card.pop(SEAL, None)
+    card_path.write_text(json.dumps(card | changes))
 
 
 def replace_weights(path: Path, weights: dict[str, torch.Tensor]) -> None:
@@ -71,6 +77,54 @@ def test_round_trip_is_bit_equal(form: Form, small_network: ParNet, tmp_path: Pa
     assert not any(module.training for module in loaded.modules())
     assert not any(parameter.requires_grad for parameter in loaded.parameters())
     assert sorted(entry.name for entry in path.parent.iterdir()) == ["net.json", "net.safetensors"]
+
+
+@pytest.mark.parametrize("change", range(1, 9))
+def test_a_full_disk_at_any_change_costs_no_older_checkpoint(
+    small_network: ParNet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, change: int
+) -> None:
+    """Of the steps that need room, each fails in turn, until none is left."""
+    path = tmp_path / "net.safetensors"
+    save(path, small_network)
+    before = {entry.name: entry.read_bytes() for entry in tmp_path.iterdir()}
+    with monkeypatch.context() as patch:
+        left = itertools.count(change, -1)
+
+        def full(real: Any) -> Any:
+            def call(*arguments: Any, **options: Any) -> Any:
+                if next(left) == 1:
+                    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+                return real(*arguments, **options)
+
+            return call
+
+        for owner, name in (
+            (tempfile, "mkstemp"),
+            (safetensors.torch, "save_file"),
+            (Path, "write_bytes"),
+            (os, "fsync"),
+        ):
+            patch.setattr(owner, name, full(getattr(owner, name)))
+        try:
+            save(path, small_network, metrics={"top1": 1.0}, force=True)
+        except ArtifactError as error:
+            assert "No space left" in str(error)  # noqa: PT017 (both ends are right, each with its own content)
+            assert {entry.name: entry.read_bytes() for entry in tmp_path.iterdir()} == before
+        else:
+            assert change > 6
+            assert open_card(path).manifest.metrics == {"top1": 1.0}
+
+
+def test_weights_that_cannot_be_written_are_named(
+    small_network: ParNet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_arguments: Any, **_options: Any) -> None:
+        raise safetensors.SafetensorError("Error while serializing: I/O error: File too large")
+
+    monkeypatch.setattr(safetensors.torch, "save_file", fail)
+    with pytest.raises(CheckpointError, match=r"cannot be written .*File too large"):
+        save(tmp_path / "net.safetensors", small_network)
+    assert not list(tmp_path.iterdir())
 
 
 def test_saving_twice_gives_the_same_bytes(small_network: ParNet, tmp_path: Path) -> None:

@@ -210,6 +210,56 @@ def test_a_stage_that_fails_fails_its_request_and_no_other(
             assert (session.infer(IMAGE) == DIAMOND_ANSWER).all()
 
 
+class LaneEnds(BaseException):
+    """What no `except Exception` catches."""
+
+
+@pytest.mark.parametrize("pipelines", [1, 2])
+@pytest.mark.parametrize("error", [SystemExit, LaneEnds, MemoryError])
+def test_a_lane_that_dies_fails_its_request_and_is_replaced(
+    make_plan: MakePlan, python_stages: Any, error: type[BaseException], pipelines: int
+) -> None:
+    """The right branch has a thread of its own, which these errors end."""
+    broken = threading.Event()
+
+    def right(inputs: Arrays, outputs: Arrays) -> None:
+        if broken.is_set():
+            raise error("the end")
+        add_up(inputs, outputs)
+
+    python_stages({**DIAMOND, "right": right})
+    before = threading.active_count()
+    with Session.open(make_plan("diamond", backend="null"), pipelines=pipelines) as session:
+        for _ in range(2 * pipelines):
+            broken.set()
+            with pytest.raises(InferenceError, match=f"stage 'right' failed: {error.__name__}: the end"):
+                session.infer(IMAGE)
+            broken.clear()
+            assert (session.infer(IMAGE) == DIAMOND_ANSWER).all()
+        ended = [thread for thread in threading.enumerate() if thread.name.startswith("parnet")]
+    for thread in ended:
+        thread.join(PATIENCE_S)
+    assert threading.active_count() == before
+
+
+def test_a_dead_lane_that_cannot_be_replaced_closes_the_session(
+    make_plan: MakePlan, python_stages: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def right(_inputs: Arrays, _outputs: Arrays) -> None:
+        raise LaneEnds("the end")
+
+    def create(_executor: object) -> None:
+        raise EngineError("no memory left")
+
+    python_stages({**DIAMOND, "right": right})
+    with Session.open(make_plan("diamond", backend="null")) as session:
+        monkeypatch.setattr("parnet_deploy.runtime.cpu.CpuExecutor.create_pipeline", create)
+        with pytest.raises(InferenceError, match="stage 'right' failed: LaneEnds: the end"):
+            session.infer(IMAGE)
+        with pytest.raises(InferenceError, match="the session is closed: no memory left"):
+            session.infer(IMAGE)
+
+
 def test_two_stages_that_fail_together_report_one(make_plan: MakePlan, python_stages: Any) -> None:
     both = threading.Barrier(2)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -18,6 +19,20 @@ from parnet_deploy.errors import ArtifactError, InferenceError
 from parnet_deploy.runtime import Session
 
 MakePlan = Callable[..., Path]
+
+
+# No test waits this long unless it fails.
+PATIENCE_S = 20
+
+
+def threads_at_rest() -> int:
+    """Count this process's threads once the number has not changed for a while: earlier tests' may still be ending."""
+    deadline, steady, count = time.monotonic() + PATIENCE_S, 0, -1
+    while steady < 20 and time.monotonic() < deadline:
+        time.sleep(0.01)
+        found = len(os.listdir("/proc/self/task"))
+        steady, count = (steady + 1 if found == count else 0), found
+    return count
 
 
 def images_of(count: int, seed: int = 0) -> np.ndarray:
@@ -220,13 +235,17 @@ def test_a_plan_is_opened_again_and_again(make_plan: MakePlan) -> None:
 def test_closing_ends_all_threads_also_those_of_the_engines(make_plan: MakePlan) -> None:
     folder = make_plan("branches", batch=(1, 1, 2))
     Session.open(folder).close()
-    before = len(os.listdir("/proc/self/task"))
+    before = threads_at_rest()
     session = Session.open(folder, pipelines=3)
     session.warm_up(1)
     session.infer(images_of(1))
     # Three pipelines with a worker each, and the second thread of the join's session.
     assert len(os.listdir("/proc/self/task")) == before + 4
     session.close()
+    # A thread that was joined may still be listed for a moment, while the kernel takes it down.
+    deadline = time.monotonic() + PATIENCE_S
+    while len(os.listdir("/proc/self/task")) > before and time.monotonic() < deadline:
+        time.sleep(0.01)
     assert len(os.listdir("/proc/self/task")) == before
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from parnet_deploy.artifacts.files import replacing_folder, write_manifest
+from parnet_deploy.artifacts.files import holds, replacing_folder, write_manifest
 from parnet_deploy.artifacts.report import Report
 from parnet_deploy.bench.output.csv_files import csv_files
 from parnet_deploy.bench.output.plots import report_pictures
@@ -21,7 +21,7 @@ def write_report(folder: Path, report: Report, *, force: bool) -> None:
         MissingDependencyError: matplotlib or Jinja is not installed.
     """
     document = document_of(report, report_pictures(report))
-    with replacing_folder(folder, force=force) as temporary:
+    with replacing_folder(folder, force=force, is_ours=holds("report.json")) as temporary:
         write_manifest(temporary / "report.json", report)
         for name, text in csv_files(report).items():
             (temporary / name).write_text(text, encoding="utf-8", newline="\n")

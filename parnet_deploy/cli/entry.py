@@ -1,0 +1,15 @@
+"""Where the command starts: Ctrl-C ends it with exit code 130 and no traceback from here on, also while it imports."""
+
+from __future__ import annotations
+
+import sys
+
+
+def main() -> None:
+    """Run the command line; exit 0, 1 (a check failed), 2 (bad input) or 130 (interrupted)."""
+    try:
+        from parnet_deploy.cli.main import main as run
+
+        run()
+    except KeyboardInterrupt:
+        sys.exit(130)
