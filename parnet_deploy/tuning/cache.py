@@ -8,7 +8,7 @@ import os
 from pathlib import Path
 
 from parnet_deploy import __version__
-from parnet_deploy.artifacts.files import read_manifest, replacing_file
+from parnet_deploy.artifacts.files import read_manifest, replacing_file, write_manifest
 from parnet_deploy.artifacts.tuning import TUNING_SCHEMA_VERSION, TuningLimits, TuningReport
 from parnet_deploy.errors import ArtifactError
 from parnet_deploy.tuning.question import Question
@@ -56,4 +56,4 @@ def read_cached(folder: Path, key: str) -> TuningReport | None:
 def write_cached(folder: Path, key: str, report: TuningReport) -> None:
     """Keep a report; raise `ArtifactError` if it cannot be written."""
     with replacing_file(folder / f"{key}.json", force=True) as temporary:
-        temporary.write_text(report.model_dump_json(indent=1) + "\n")
+        write_manifest(temporary, report)

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from parnet_deploy import __version__
-from parnet_deploy.artifacts.files import refuse_existing
+from parnet_deploy.artifacts.files import holds, refuse_folder
 from parnet_deploy.artifacts.tuning import Status, Tried, TuningLimits, TuningReport
 from parnet_deploy.errors import CheckFailedError, ParNetError
 from parnet_deploy.tuning.accuracy import accuracy_refusals, measure_accuracies, race_groups
@@ -74,7 +74,7 @@ def tune(
         CheckFailedError: no candidate keeps the latency or accuracy budget.
     """
     options = options or TuneOptions()
-    refuse_existing(output, force=force)
+    refuse_folder(output, force=force, is_ours=holds("plan.json"))
     question = ask(bundles, options.backends)
     key = cache_key(question, options.limits, with_crossover=options.crossover)
     report = None if options.cache_dir is None else read_cached(options.cache_dir, key)

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from parnet_deploy.artifacts.files import sha256_of_file
+from parnet_deploy.artifacts.files import read_manifest, sha256_of_file
 from parnet_deploy.artifacts.folders import open_bundle, open_plan
 from parnet_deploy.artifacts.schemas import BatchRange, Plan
 from parnet_deploy.artifacts.tuning import TuningLimits, TuningReport
@@ -71,7 +71,8 @@ def test_the_best_plan_is_written_with_the_record_of_all(
     assert (plan.partition, lanes_of(plan), [engine.threads for engine in plan.engines]) == ("streams", 3, [2, 1, 1, 4])
     assert plan.tuning is not None
     assert plan.tuning.record.sha256 == sha256_of_file(tmp_path / "plan" / "tuning.json")
-    assert TuningReport.model_validate_json((tmp_path / "plan" / "tuning.json").read_bytes()) == tuned.report
+    record = read_manifest(tmp_path / "plan" / "tuning.json", TuningReport, kind="tuning", schema_version=1)[0]
+    assert record == tuned.report
     assert (plan.tuning.chosen, plan.tuning.tried, plan.tuning.latency_ms) == (chosen.label, 12, 10 / 3)
     images = np.random.default_rng(0).standard_normal((1, 3, 32, 32), np.float32)
     with open_predictor(digits_bundles["whole"]) as predictor, Session.open(tmp_path / "plan") as session:
