@@ -25,7 +25,7 @@ def cache_key(question: Question, limits: TuningLimits, *, with_crossover: bool)
         "tool": __version__,
         "bundles": [bundle.model_dump() for bundle in question.describe_bundles()],
         "backends": dict(question.versions),
-        "machine": question.machine.model_dump(),
+        "machine": question.machine.model_dump(exclude={"load_before"}),
         "cores": list(question.cores),
         "limits": limits.model_dump(),
         "data": _folder_state(limits.data),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -195,8 +196,11 @@ class TestCache:
     """The same question is measured once."""
 
     def test_asked_again_nothing_is_measured(
-        self, digits_bundles: Bundles, tmp_path: Path, invented_times: Times
+        self, digits_bundles: Bundles, tmp_path: Path, invented_times: Times, monkeypatch: pytest.MonkeyPatch
     ) -> None:
+        """Also when the machine has more to do than before."""
+        loads = itertools.count(0.5)
+        monkeypatch.setattr("parnet_deploy.bench.machine._load", lambda: next(loads))
         asked = TuneOptions(TuningLimits(budget_s=60.0), ORT, tmp_path / "cache", crossover=False)
         times = invented_times(lambda plan: 10.0 - lanes_of(plan))
         first = tune([digits_bundles["streams"]], tmp_path / "a", asked, time_plan=times)
