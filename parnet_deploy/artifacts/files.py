@@ -51,6 +51,9 @@ def refuse_file(path: Path, *, force: bool) -> None:
     refuse_existing(path, force=force)
     if path.is_dir():
         raise OutputExistsError("the output is a folder, not a file", where=path, remedy="choose another name")
+    if path.exists() and not path.is_file():
+        # A device or a pipe would be replaced by a file of that name, for everybody.
+        raise OutputExistsError("the output is a device or a pipe", where=path, remedy="choose the name of a file")
 
 
 def _already_exists(path: Path) -> OutputExistsError:

@@ -68,7 +68,7 @@ def serve_bench(
         ),
     ],
     scenario: Annotated[ScenarioName, typer.Option(help="How queries are sent.")] = ScenarioName.single_stream,
-    rounds: Annotated[int, typer.Option(min=1, help="Runs of each plan; the plans take turns.")] = 5,
+    rounds: Annotated[int, typer.Option(min=1, max=1000, help="Runs of each plan; the plans take turns.")] = 5,
     min_queries: Annotated[
         int | None,
         typer.Option(min=2, help="Least queries (offline: samples) of a run; default: 64, multi-stream 16."),

@@ -50,9 +50,9 @@ def build_plan(
     bundle, output = Path(bundle), Path(output)
     if threads is not None and threads < 1:
         raise EngineError(f"{threads} threads cannot run anything", remedy="pass a thread count of at least 1")
-    refuse_folder(output, force=force, is_ours=holds("plan.json"))
     if output.exists() and output.resolve() == bundle.resolve():
         raise OutputExistsError("the plan would replace the bundle it is made from", where=output)
+    refuse_folder(output, force=force, is_ours=holds("plan.json"))
     options = options or BuildOptions()
     builder = get_backend(backend, options)
     opened = open_bundle(bundle)

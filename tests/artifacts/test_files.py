@@ -230,6 +230,14 @@ def test_a_link_is_no_folder_to_replace(tmp_path: Path) -> None:
     assert (tmp_path / "out").is_symlink()
 
 
+def test_a_pipe_is_never_replaced(tmp_path: Path) -> None:
+    path = tmp_path / "out"
+    os.mkfifo(path)
+    with pytest.raises(OutputExistsError, match="a device or a pipe"), replacing_file(path, force=True):
+        pytest.fail("the block must not run")
+    assert path.is_fifo()
+
+
 def test_a_dangling_link_is_output_that_exists(replacing: Replacing, tmp_path: Path) -> None:
     (tmp_path / "out").symlink_to("nowhere")
     with pytest.raises(OutputExistsError, match="already exists"), replacing(tmp_path / "out", force=False):

@@ -269,8 +269,8 @@ def refused(folder: Path, kind: type[ParNetError], message: str) -> ParNetError:
         (lambda c: c["model_args"].update(form="fused"), CheckpointError, "weight"),
         (lambda c: c["model_args"].update(last_planes=64), CheckpointError, r"head.fc.weight is \[3, 128\]"),
         (lambda c: c.update(architecture="parnet_l"), CheckpointError, "the network takes"),
-        (lambda c: c["model_args"].update(num_blocks=[10**12, 4, 4]), CheckpointError, "too few weights"),
-        (lambda c: c["model_args"].update(last_planes=10**15), CheckpointError, "too few weights"),
+        (lambda c: c["model_args"].update(num_blocks=[1000, 4, 4]), CheckpointError, "too few weights"),
+        (lambda c: c["model_args"].update(last_planes=2**20), CheckpointError, "too few weights"),
     ],
 )
 def test_configurations_that_do_not_fit(

@@ -92,15 +92,15 @@ def _forbidden(writer: Writer) -> Iterator[Case]:
         "nothing": "",
         "here": ".",
         "above": "..",
-        "a device": "/dev/null",
-        "below a device": f"/dev/null/o{suffix}",
-        "below /proc": f"/proc/o{suffix}",
+        # Never a real device: run as root, a mistake would replace it for the whole machine.
+        "a pipe": "pipe",
         "a name with a null": f"o\0{suffix}",
         "the input": PARTS[writer.uses[0]][0] if writer.uses else ".",
     }
 
     def prepare(folder: Path) -> None:
         (folder / "file").write_text("a file")
+        os.mkfifo(folder / "pipe")
 
     for name, output in places.items():
         argv = _with_output(writer, output)
