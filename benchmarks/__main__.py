@@ -14,7 +14,7 @@ from benchmarks.cases import PARNETS, PRESETS, RESNETS, Case, Effort, cases_of
 from benchmarks.harness import Place, Step, collect, contenders_with, run_steps, steps_of, versions
 from benchmarks.records import Results
 from parnet_deploy import __version__
-from parnet_deploy.artifacts.files import read_manifest, replacing_file
+from parnet_deploy.artifacts.files import read_manifest, replacing_file, write_manifest
 from parnet_deploy.artifacts.report import Machine
 from parnet_deploy.bench.machine import describe_machine
 
@@ -153,7 +153,7 @@ def _write_results(path: Path, device: str, machine: Machine, load: float, cases
     )
     path.parent.mkdir(parents=True, exist_ok=True)
     with replacing_file(path, force=True) as temporary:
-        temporary.write_text(results.model_dump_json(indent=1) + "\n")
+        write_manifest(temporary, results)
 
 
 def _write_page(folder: Path, page: Path) -> None:

@@ -76,7 +76,8 @@ def run_key() -> str:
     here = Path(__file__).parent
     sources = sorted([*root.rglob("*.py"), *here.glob("contenders/*.py"), here / "worker.py", here / "networks.py"])
     code = [sha256_of_file(path) for path in sources]
-    content = json.dumps([describe_machine().model_dump(), versions(), code], sort_keys=True)
+    machine = describe_machine().model_dump(exclude={"load_before"})
+    content = json.dumps([machine, versions(), code], sort_keys=True)
     return hashlib.sha256(content.encode()).hexdigest()[:12]
 
 

@@ -72,8 +72,9 @@ def open_bundle(folder: Path) -> OpenBundle:
     """Read a bundle and check every file's hash; raise `ArtifactError` on any difference."""
     manifest, sha256 = read_manifest(folder / "bundle.json", Bundle, kind="bundle", schema_version=SCHEMA_VERSION)
     quantization = manifest.quantization
-    records = [] if quantization is None else [quantization.report, quantization.picture]
-    with _checking(folder, [*records, *(stage.file for stage in manifest.stages)]):
+    extras = () if quantization is None else (quantization.report, quantization.picture)
+    records = [*(file for file in extras if file is not None), *(stage.file for stage in manifest.stages)]
+    with _checking(folder, records):
         pass
     for stage in manifest.stages:
         refuse_external_data(folder / stage.file.name)

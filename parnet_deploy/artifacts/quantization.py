@@ -59,7 +59,7 @@ class Quantization(Frozen):
     `layers` counts those that could be quantised, `float_layers` names those that were not, `float_share` is their
     share of the operations. `calibration` images gave the ranges of the tensors, `selection` images chose the method
     and ranked the layers; the gate was judged on others. `gate` is the one that the bundle passed, the last of
-    `attempts`.
+    `attempts`. Gate, report and picture are there once it is passed.
     """
 
     target: Target
@@ -73,8 +73,8 @@ class Quantization(Frozen):
     float_share: Share
     attempts: tuple[Attempt, ...] = ()
     gate: GateRecord | None = None
-    report: FileRecord
-    picture: FileRecord
+    report: FileRecord | None = None
+    picture: FileRecord | None = None
 
 
 class LayerSensitivity(Frozen):

@@ -12,7 +12,7 @@ from parnet_deploy import __version__
 from parnet_deploy.artifacts.files import holds, refuse_folder, replacing_folder, write_manifest
 from parnet_deploy.artifacts.folders import open_bundle
 from parnet_deploy.artifacts.quantization import Attempt, GateRecord, ImageSet, LayerSensitivity, Quantization
-from parnet_deploy.artifacts.schemas import Bundle, FileRecord, Graph, Parity
+from parnet_deploy.artifacts.schemas import Bundle, Graph, Parity
 from parnet_deploy.checks.bundle_predictor import BundlePredictor
 from parnet_deploy.errors import OutputExistsError
 from parnet_deploy.graphs.half import halve, relative_difference
@@ -26,9 +26,10 @@ from parnet_deploy.quantize.grids import Array
 from parnet_deploy.quantize.insert import Recipe, insert_qdq
 from parnet_deploy.quantize.layers import Placement, place_qdq
 from parnet_deploy.quantize.measure import Phases
-from parnet_deploy.quantize.report import check_drawing, write_report
+from parnet_deploy.quantize.report import write_report
 from parnet_deploy.quantize.sensitivity import float_candidates, measure_layers
 from parnet_deploy.quantize.source import QuantizeOptions, Source, read_source
+from parnet_deploy.reporting.pictures import import_matplotlib
 from parnet_deploy.runtime.dequantize import dequantized
 
 _TOOLS = ("numpy", "onnx", "onnx-ir", "onnxruntime")
@@ -60,7 +61,7 @@ def quantize_bundle(
     refuse_folder(output, force=force, is_ours=holds("bundle.json"))
     if output.exists() and output.resolve() == bundle.resolve():
         raise OutputExistsError("the result would replace the bundle it is made from", where=output)
-    check_drawing()
+    import_matplotlib(remedy='pip install "parnet-deploy[quantize]"')
     source = read_source(open_bundle(bundle), options)
     parts = load_data(data, source.opened.manifest, options.images)
     calibration, selection = parts.calibration.load(), parts.selection.load()
@@ -93,7 +94,7 @@ class _Writer:
     selection: Array
 
     def write(self, placement: Placement, recipe: Recipe) -> Bundle:
-        """Write stages, report and manifest; return the manifest, which does not name a gate yet."""
+        """Write stages and manifest; return the manifest, which does not name a gate yet."""
         source, options = self.source, self.options
         whole = insert_qdq(source.whole, placement, recipe, source.boundaries)
         if source.float_precision == "fp16":
@@ -108,26 +109,26 @@ class _Writer:
             "parnet_deploy.precision": options.precision,
         }
         written = write_stages(whole, source.stages, self.folder, feeds, metadata, lambda _step: None)
+        made = self._manifest(written, feeds, placement, recipe)
+        write_manifest(self.folder / "bundle.json", made)
+        return made
+
+    def finish(self, made: Bundle, placement: Placement, record: GateRecord, attempts: tuple[Attempt, ...]) -> Bundle:
+        """Write the report of the candidate that passed; return its manifest, complete."""
         kept = {layer.name for layer in placement.layers}
         report, picture = write_report(
             self.folder,
-            name=source.opened.manifest.name,
+            name=made.name,
             choice=self.choice,
             layers=tuple(layer.model_copy(update={"is_float": layer.name not in kept}) for layer in self.layers),
             tensors=placement.tensors,
         )
-        made = self._manifest(written, feeds, placement, recipe, report, picture)
-        write_manifest(self.folder / "bundle.json", made)
-        return made
+        assert made.quantization is not None
+        passed = {"gate": record, "attempts": attempts, "report": report, "picture": picture}
+        return made.model_copy(update={"quantization": made.quantization.model_copy(update=passed)})
 
     def _manifest(
-        self,
-        written: WrittenStages,
-        feeds: dict[str, Array],
-        placement: Placement,
-        recipe: Recipe,
-        report: FileRecord,
-        picture: FileRecord,
+        self, written: WrittenStages, feeds: dict[str, Array], placement: Placement, recipe: Recipe
     ) -> Bundle:
         source, options = self.source, self.options
         shared = {name: getattr(source.opened.manifest, name) for name in Graph.model_fields}
@@ -143,8 +144,6 @@ class _Writer:
             layers=len(source.layers),
             float_layers=tuple(layer.name for layer in left),
             float_share=sum(layer.operations for layer in left) / source.operations,
-            report=report,
-            picture=picture,
         )
         changed = {
             "parent": source.opened.as_parent(),
@@ -193,9 +192,7 @@ def _pass_gate(writer: _Writer, gate: Gate, calibration: Array, phases: Phases) 
         attempts.append(Attempt(float_layers=len(float_layers), drop=record.drop))
         judged = made, record
         if is_passed(record):
-            assert made.quantization is not None
-            passed = made.quantization.model_copy(update={"gate": record, "attempts": tuple(attempts)})
-            return made.model_copy(update={"quantization": passed})
+            return writer.finish(made, placement, record, tuple(attempts))
     assert judged is not None
     refused, record = judged
     assert refused.quantization is not None

@@ -9,18 +9,16 @@ from parnet_deploy.artifacts.files import write_manifest
 from parnet_deploy.artifacts.quantization import LayerKind, LayerSensitivity, QuantizationReport, TensorRange
 from parnet_deploy.artifacts.schemas import FileRecord
 from parnet_deploy.quantize.choose import Choice
-from parnet_deploy.reporting.colours import COLOURS
-from parnet_deploy.reporting.pictures import Theme, draw_picture, import_matplotlib
+from parnet_deploy.reporting.colours import colour_of
+from parnet_deploy.reporting.document import Picture
+from parnet_deploy.reporting.pictures import WIDTH_INCHES, Theme, draw_picture, shown
 
 REPORT_NAME = "quantization.json"
 PICTURE_NAME = "sensitivity.png"
 
+_INCHES_PER_LAYER = 0.22
+_DESCRIPTION = "signal to noise of the logits with each layer quantised alone, a bar for each, and with all of them"
 _KINDS: tuple[LayerKind, ...] = ("convolution", "gate", "linear")
-
-
-def check_drawing() -> None:
-    """Raise `MissingDependencyError` if what draws the picture is not installed."""
-    import_matplotlib(remedy='pip install "parnet-deploy[quantize]"')
 
 
 def write_report(
@@ -41,7 +39,7 @@ def write_report(
         sqnr_db_without_bias_correction=choice.sqnr_db_without_correction,
     )
     write_manifest(folder / REPORT_NAME, report)
-    (folder / PICTURE_NAME).write_bytes(sensitivity_png(report))
+    (folder / PICTURE_NAME).write_bytes(sensitivity_picture(report).light_png)
     return FileRecord.of(folder / REPORT_NAME), FileRecord.of(folder / PICTURE_NAME)
 
 
@@ -56,30 +54,33 @@ def _describe(name: str, choice: Choice) -> TensorRange:
     )
 
 
-def sensitivity_png(report: QuantizationReport) -> bytes:
-    """Draw a bar for each layer, in the order of the graph: how far the logits' change lies below them, in dB."""
-    width = max(6.0, 0.22 * len(report.layers) + 1.5)
+def sensitivity_picture(report: QuantizationReport) -> Picture:
+    """Draw a bar for each layer, in the order of the graph: how far the logits' change lies below them, in dB.
 
-    def paint(figure: Any, theme: Theme) -> None:
-        _paint(figure, theme, report)
-
-    return draw_picture("sensitivity", "what quantising each layer does", 4.8, paint, width_inches=width).light_png
+    Raises:
+        MissingDependencyError: matplotlib is not installed.
+    """
+    width = max(WIDTH_INCHES, 1.5 + _INCHES_PER_LAYER * len(report.layers))
+    name = PICTURE_NAME.removesuffix(".png")
+    return draw_picture(
+        name, _DESCRIPTION, 4.8, lambda figure, theme: _paint(figure, theme, report), width_inches=width
+    )
 
 
 def _paint(figure: Any, theme: Theme, report: QuantizationReport) -> None:
     count = len(report.layers)
     axes = figure.subplots()
-    for kind, colour in zip(_KINDS, COLOURS, strict=False):
+    for index, kind in enumerate(_KINDS):
         places = [place for place, layer in enumerate(report.layers) if layer.kind == kind]
         heights = [report.layers[place].sqnr_db for place in places]
-        axes.bar(places, heights, color=colour, label=kind)
+        axes.bar(places, heights, color=colour_of(index), label=kind)
     left = [place for place, layer in enumerate(report.layers) if layer.is_float]
     if left:
         heights = [report.layers[place].sqnr_db for place in left]
         axes.bar(left, heights, facecolor="none", edgecolor=theme.foreground, hatch="///", label="left in float")
     axes.axhline(report.sqnr_db, color=theme.foreground, linestyle="--", linewidth=1, label="all layers together")
-    axes.set_title(f"{report.name}: what quantising one layer alone does to the logits", fontsize="medium")
+    axes.set_title(f"{shown(report.name)}, layers quantised one by one")
     axes.set(ylabel="signal to noise of the logits (dB)", xlim=(-0.8, count - 0.2))
-    axes.set_xticks(range(count), [layer.name for layer in report.layers], rotation=90, fontsize=6)
+    axes.set_xticks(range(count), [layer.name for layer in report.layers], rotation=90, fontsize=7)
     axes.grid(visible=False, axis="x")
-    figure.legend(fontsize="small", ncols=5, loc="outside lower center")
+    figure.legend(ncols=min(5, max(2, count // 6)), loc="outside lower center")

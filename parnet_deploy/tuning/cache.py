@@ -8,7 +8,7 @@ import os
 from pathlib import Path
 
 from parnet_deploy import __version__
-from parnet_deploy.artifacts.files import read_manifest, replacing_file
+from parnet_deploy.artifacts.files import read_manifest, replacing_file, write_manifest
 from parnet_deploy.artifacts.tuning import TUNING_SCHEMA_VERSION, TuningLimits, TuningReport
 from parnet_deploy.errors import ArtifactError
 from parnet_deploy.tuning.question import Question
@@ -25,7 +25,7 @@ def cache_key(question: Question, limits: TuningLimits, *, with_crossover: bool)
         "tool": __version__,
         "bundles": [bundle.model_dump() for bundle in question.describe_bundles()],
         "backends": dict(question.versions),
-        "machine": question.machine.model_dump(),
+        "machine": question.machine.model_dump(exclude={"load_before"}),
         "cores": list(question.cores),
         "limits": limits.model_dump(),
         "data": _folder_state(limits.data),
@@ -56,4 +56,4 @@ def read_cached(folder: Path, key: str) -> TuningReport | None:
 def write_cached(folder: Path, key: str, report: TuningReport) -> None:
     """Keep a report; raise `ArtifactError` if it cannot be written."""
     with replacing_file(folder / f"{key}.json", force=True) as temporary:
-        temporary.write_text(report.model_dump_json(indent=1) + "\n")
+        write_manifest(temporary, report)

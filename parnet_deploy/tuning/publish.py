@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from parnet_deploy.artifacts.files import replacing_folder, write_manifest
+from parnet_deploy.artifacts.files import holds, replacing_folder, write_manifest
 from parnet_deploy.artifacts.folders import open_plan
 from parnet_deploy.artifacts.schemas import FileRecord, Parent, TuningSummary
 from parnet_deploy.artifacts.tuning import TuningReport
@@ -25,7 +25,7 @@ def write_tuned_plan(source: Path, output: Path, report: TuningReport, parent: P
     plan = open_plan(source).manifest
     chosen = report.chosen
     assert chosen.latency_ms is not None
-    with replacing_folder(output, force=force) as folder:
+    with replacing_folder(output, force=force, is_ours=holds("plan.json")) as folder:
         for engine in plan.engines:
             for file in engine.files:
                 link_or_copy(source / file.name, folder / file.name)

@@ -7,14 +7,14 @@ import shutil
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from parnet_deploy import __version__
-from parnet_deploy.artifacts.files import refuse_existing
+from parnet_deploy.artifacts.files import holds, refuse_folder
 from parnet_deploy.artifacts.tuning import Status, Tried, TuningLimits, TuningReport
-from parnet_deploy.errors import CheckFailedError
+from parnet_deploy.errors import CheckFailedError, ParNetError
 from parnet_deploy.tuning.accuracy import accuracy_refusals, measure_accuracies, race_groups
 from parnet_deploy.tuning.cache import cache_key, read_cached, write_cached
 from parnet_deploy.tuning.candidates import Candidate
@@ -74,7 +74,7 @@ def tune(
         CheckFailedError: no candidate keeps the latency or accuracy budget.
     """
     options = options or TuneOptions()
-    refuse_existing(output, force=force)
+    refuse_folder(output, force=force, is_ours=holds("plan.json"))
     question = ask(bundles, options.backends)
     key = cache_key(question, options.limits, with_crossover=options.crossover)
     report = None if options.cache_dir is None else read_cached(options.cache_dir, key)
@@ -115,7 +115,12 @@ def _answer(
         result = time_plan(workshop.plan_of(candidate), seconds, None)
         return Measurement(result.latency_ms, result.cold_start_ms, result.peak_bytes)
 
-    decision, trials = _race(race_groups(eligible, top1, limits), limits, measure, on_progress)
+    def prepare(candidate: Candidate) -> None:
+        # Not while the clock of a race runs. What cannot be built says so again when it is measured.
+        with suppress(ParNetError):
+            workshop.plan_of(candidate)
+
+    decision, trials = _race(race_groups(eligible, top1, limits), limits, prepare, measure, on_progress)
     crossover = None
     if options.crossover:
         crossover = find_crossover(workshop, decision, candidates, time_plan, on_progress)
@@ -143,12 +148,18 @@ def _answer(
 
 
 def _race(
-    groups: Sequence[Sequence[Candidate]], limits: TuningLimits, measure: Measure, on_progress: Progress
+    groups: Sequence[Sequence[Candidate]],
+    limits: TuningLimits,
+    prepare: Callable[[Candidate], None],
+    measure: Measure,
+    on_progress: Progress,
 ) -> tuple[Decision, list[Trial]]:
     """Race group after group until one keeps the latency budget; return the decision and all trials there were."""
     trials: list[Trial] = []
     failed: CheckFailedError | None = None
     for group in groups:
+        for candidate in group:
+            prepare(candidate)
         raced = successive_halving(
             group,
             measure,

@@ -50,6 +50,15 @@ def answers(monkeypatch: pytest.MonkeyPatch, answer: Call) -> list[tuple[str, in
     return taken
 
 
+def test_runs_are_found_again_when_the_machine_has_more_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
+    keys = set()
+    for load in (0.1, 7.0):
+        monkeypatch.setattr("parnet_deploy.bench.machine._load", lambda load=load: load)
+        harness.run_key.cache_clear()
+        keys.add(harness.run_key())
+    assert len(keys) == 1
+
+
 def test_all_are_prepared_and_then_take_turns() -> None:
     expected = [("a", -1), ("b", -1), ("a", 0), ("b", 0), ("a", 1), ("b", 1)]
     assert [(step.contender.name, step.turn) for step in steps()] == expected

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -52,6 +53,12 @@ def test_cuts_that_were_given_are_not_made_again(digits_bundles: Bundles) -> Non
     opened = {name: open_bundle(digits_bundles[name]) for name in ("whole", "streams", "half")}
     labels = list(sources_of(opened))
     assert labels == ["whole", "streams", "half", "whole (shared-stem)", "half (streams)", "half (shared-stem)"]
+
+
+def test_a_quantised_bundle_is_not_cut(digits_bundles: Bundles) -> None:
+    opened = open_bundle(digits_bundles["whole"])
+    quantised = replace(opened, manifest=opened.manifest.model_copy(update={"quantization": "somehow"}))
+    assert list(sources_of({"b": quantised})) == ["b"]
 
 
 def test_a_graph_without_the_tensor_is_named(digits_bundles: Bundles, tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -11,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from parnet_deploy.artifacts.files import sha256_of_file
+from parnet_deploy.artifacts.files import read_manifest, sha256_of_file
 from parnet_deploy.artifacts.folders import open_bundle, open_plan
 from parnet_deploy.artifacts.schemas import BatchRange, Plan
 from parnet_deploy.artifacts.tuning import TuningLimits, TuningReport
@@ -71,7 +72,8 @@ def test_the_best_plan_is_written_with_the_record_of_all(
     assert (plan.partition, lanes_of(plan), [engine.threads for engine in plan.engines]) == ("streams", 3, [2, 1, 1, 4])
     assert plan.tuning is not None
     assert plan.tuning.record.sha256 == sha256_of_file(tmp_path / "plan" / "tuning.json")
-    assert TuningReport.model_validate_json((tmp_path / "plan" / "tuning.json").read_bytes()) == tuned.report
+    record = read_manifest(tmp_path / "plan" / "tuning.json", TuningReport, kind="tuning", schema_version=1)[0]
+    assert record == tuned.report
     assert (plan.tuning.chosen, plan.tuning.tried, plan.tuning.latency_ms) == (chosen.label, 12, 10 / 3)
     images = np.random.default_rng(0).standard_normal((1, 3, 32, 32), np.float32)
     with open_predictor(digits_bundles["whole"]) as predictor, Session.open(tmp_path / "plan") as session:
@@ -92,6 +94,26 @@ def test_a_changed_record_is_noticed(digits_bundles: Bundles, tmp_path: Path, in
     (tmp_path / "plan" / "tuning.json").write_text("{}")
     with pytest.raises(ArtifactError, match="bytes where the manifest says"):
         open_plan(tmp_path / "plan")
+
+
+def test_what_cannot_be_built_is_left_out_with_the_reason(
+    digits_bundles: Bundles, tmp_path: Path, invented_times: Times, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Asked for again and again, and built once."""
+    asked = []
+    build = workshop.build_plan
+
+    def refuse_cuts(bundle: Path, *args: Any, **kwargs: Any) -> Any:
+        asked.append(bundle)
+        if len(open_bundle(bundle).manifest.stages) > 1:
+            raise EngineError("no such operator")
+        return build(bundle, *args, **kwargs)
+
+    monkeypatch.setattr(workshop, "build_plan", refuse_cuts)
+    tuned = tune([digits_bundles["whole"]], tmp_path / "plan", options(), time_plan=invented_times(lambda _: 1.0))
+    by_bundle = {entry.bundle: (entry.status, entry.note) for entry in tuned.report.tried if entry.bundle != "whole"}
+    assert by_bundle == dict.fromkeys(("whole (streams)", "whole (shared-stem)"), ("left out", "no such operator"))
+    assert len(asked) == 3
 
 
 class TestAccuracy:
@@ -174,8 +196,11 @@ class TestCache:
     """The same question is measured once."""
 
     def test_asked_again_nothing_is_measured(
-        self, digits_bundles: Bundles, tmp_path: Path, invented_times: Times
+        self, digits_bundles: Bundles, tmp_path: Path, invented_times: Times, monkeypatch: pytest.MonkeyPatch
     ) -> None:
+        """Also when the machine has more to do than before."""
+        loads = itertools.count(0.5)
+        monkeypatch.setattr("parnet_deploy.bench.machine._load", lambda: next(loads))
         asked = TuneOptions(TuningLimits(budget_s=60.0), ORT, tmp_path / "cache", crossover=False)
         times = invented_times(lambda plan: 10.0 - lanes_of(plan))
         first = tune([digits_bundles["streams"]], tmp_path / "a", asked, time_plan=times)
