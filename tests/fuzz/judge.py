@@ -150,7 +150,7 @@ def _later(
         return ("" if end == "done" else "untouched"), []
     artefact = case.outputs[0]
     if artefact not in after:
-        return "gone", ["lost: the output is gone"] if artefact in before else []
+        return "absent", ["lost: the output is gone"] if artefact in before else []
     if artefact == "report" or artefact.startswith("hub") or artefact.endswith((".json", ".xml")):
         return ("whole", []) if _is_whole(folder / artefact) else ("torn", ["half-written: accepted by nobody"])
     found = inspect(artefact)
