@@ -7,12 +7,13 @@ STAMP := $(VENV)/.installed
 # The Python bindings of both major versions of TensorRT, without its libraries: the tests check every call against them.
 BINDINGS := .cache/tensorrt-bindings
 
-.PHONY: help setup demo test check format clean trt-bindings pycuda
+.PHONY: help setup demo test test-oldest check format clean trt-bindings pycuda
 
 help:
 	@echo "make setup    make $(VENV) and install everything, pinned by constraints.txt"
 	@echo "make demo     train, fuse, export, build, run, verify and benchmark; ends with out/demo/report.html"
 	@echo "make test     ruff, mypy, import-linter and all tests; fetches TensorRT's Python bindings and builds pycuda for them"
+	@echo "make test-oldest  the target side's tests without torch, on the oldest releases that are allowed"
 	@echo "make check    ruff, mypy and import-linter only"
 	@echo "make format   format the code"
 	@echo "make clean    remove what demo wrote and the caches"
@@ -39,6 +40,22 @@ check: setup
 # One thread a process: the tests run two at a time.
 test: check trt-bindings pycuda
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal --durations 10
+
+# Old releases warn under new ones of their own dependencies, so no warning is an error here.
+OLDEST := .cache/oldest
+TARGET_TESTS := tests/artifacts tests/bench tests/engines tests/planning tests/reporting tests/runtime tests/weights \
+	tests/datasets/test_folder.py tests/datasets/test_splits.py
+
+test-oldest: $(OLDEST)/.installed
+	OMP_NUM_THREADS=1 PYTHONPATH=. $(OLDEST)/bin/python -m pytest -W ignore $(TARGET_TESTS) \
+		--ignore-glob '*torch*' --ignore tests/planning/test_layers.py -k 'not test_every_backend_is_found_by_its_name'
+
+$(OLDEST)/.installed: pyproject.toml constraints-oldest.txt
+	@rm -rf $(OLDEST)
+	$(PYTHON) -m venv $(OLDEST)
+	$(OLDEST)/bin/python -m pip install --quiet --constraint constraints-oldest.txt \
+		--editable '.[onnxruntime,ncnn,openvino,bench,pull]' pytest hypothesis
+	@touch $@
 
 trt-bindings: $(BINDINGS)/10 $(BINDINGS)/11
 
