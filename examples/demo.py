@@ -8,7 +8,6 @@ writes one page with all of it. Needs no GPU.
 from __future__ import annotations
 
 import argparse
-import html
 import json
 import shutil
 import subprocess
@@ -17,6 +16,13 @@ import time
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+
+from parnet_deploy.artifacts.report import Report, read_report
+from parnet_deploy.bench.output.document import Document, Preformatted, Section, Table
+from parnet_deploy.bench.output.findings import answer, findings
+from parnet_deploy.bench.output.html import html_of
+from parnet_deploy.bench.output.plots import report_pictures
+from parnet_deploy.bench.output.report_document import document_of
 
 TOOL = Path(sys.executable).with_name("parnet-deploy")
 
@@ -82,43 +88,33 @@ def difference_table(transcript: Transcript, reference: Path, artefacts: dict[st
     return rows
 
 
-def print_table(title: str, headings: tuple[str, ...], rows: list[tuple[str, ...]]) -> None:
+def print_table(table: Table) -> None:
     """Print a table for people."""
     from rich.console import Console
-    from rich.table import Table
+    from rich.table import Table as RichTable
 
-    table = Table(*headings, title=title, title_justify="left", box=None)
-    for row in rows:
-        table.add_row(*row)
+    printed = RichTable(*table.columns, title=table.title, title_justify="left", box=None)
+    for row in table.rows:
+        printed.add_row(*row)
     print()
-    Console(width=120, highlight=False).print(table)
+    Console(width=120, highlight=False).print(printed)
 
 
-def html_table(headings: tuple[str, ...], rows: list[tuple[str, ...]]) -> str:
-    """Format a table as HTML."""
-
-    def line(tag: str, cells: tuple[str, ...]) -> str:
-        return "<tr>" + "".join(f"<{tag}>{html.escape(cell)}</{tag}>" for cell in cells) + "</tr>"
-
-    return f"<table>{line('th', headings)}{''.join(line('td', row) for row in rows)}</table>"
-
-
-STYLE = """body{font:16px/1.5 system-ui,sans-serif;margin:2rem auto;max-width:60rem;padding:0 1rem}
-table{border-collapse:collapse;margin:1rem 0}td,th{padding:.2rem .8rem;text-align:left;border-bottom:1px solid #ddd}
-pre{background:#f6f6f6;padding:.8rem;overflow-x:auto;font-size:13px;line-height:1.3}"""
-
-
-def write_page(path: Path, sections: list[tuple[str, str]], transcript: Transcript) -> None:
-    """Write the one page of the demo."""
-    parts = [f"<h2>{html.escape(title)}</h2>{body}" for title, body in sections]
-    commands = "".join(
-        f"<pre>$ {html.escape(shown)}    ({seconds:.1f} s)\n\n{html.escape(printed)}</pre>"
-        for shown, printed, seconds in transcript.entries
+def demo_page(verdict: str, tables: list[Table], report: Report, transcript: Transcript) -> str:
+    """Lay out the one page of the demo: what came out, the benchmark's own sections, and every command."""
+    bench = document_of(report, report_pictures(report))
+    shown = tuple(
+        Preformatted(f"$ {command}    ({seconds:.1f} s)\n\n{printed}")
+        for command, printed, seconds in transcript.entries
     )
-    path.write_text(
-        f"<!doctype html><meta charset=utf-8><meta name=viewport content='width=device-width'>"
-        f"<title>parnet-deploy demo</title><style>{STYLE}</style><h1>parnet-deploy demo</h1>"
-        f"{''.join(parts)}<h2>Transcript</h2>{commands}"
+    return html_of(
+        Document(
+            title="parnet-deploy demo",
+            answer=verdict,
+            support=(answer(report), *findings(report)),
+            introduction=f"Trained on handwritten digits, fused, exported, built, measured. {bench.introduction}",
+            sections=(Section("The same numbers", tuple(tables)), *bench.sections, Section("Transcript", shown)),
+        )
     )
 
 
@@ -150,21 +146,24 @@ def main() -> None:
 
     named = {"fused checkpoint": fused, "plan, fused, whole": plans["whole"], "plan, fused, split": plans["split"]}
     accuracy, same = accuracy_table(t, {"trained checkpoint (before fusion)": trained, **named})
-    accuracy_headings = ("artefact", "top-1", "top-5", "held-out images")
-    print_table("Accuracy on held-out digits", accuracy_headings, accuracy)
-    verdict = "all artefacts give the same predictions" if same else "the predictions DIFFER"
-    print(verdict)
-    differences = difference_table(t, trained, named)
-    difference_headings = ("artefact", "images", "max abs", "relative", "top-1 agreement")
-    print_table("Difference from the trained checkpoint", difference_headings, differences)
-
-    bench = t.run("serve-bench", *(str(plan) for plan in plans.values()), "-o", str(out / "bench"))
-    sections = [
-        ("Accuracy on held-out digits", html_table(accuracy_headings, accuracy) + f"<p>{verdict}</p>"),
-        ("Difference from the trained checkpoint", html_table(difference_headings, differences)),
-        ("serve-bench", f"<pre>{html.escape(bench)}</pre><p><a href='bench/report.html'>whole report</a></p>"),
+    accuracy_columns = ("artefact", "top-1", "top-5", "held-out images")
+    difference_columns = ("artefact", "images", "max abs", "relative", "top-1 agreement")
+    tables = [
+        Table("Accuracy on held-out digits", accuracy_columns, tuple(accuracy)),
+        Table(
+            "Difference from the trained checkpoint",
+            difference_columns,
+            tuple(difference_table(t, trained, named)),
+            names=(0, 1),
+        ),
     ]
-    write_page(out / "report.html", sections, t)
+    for table in tables:
+        print_table(table)
+    verdict = f"All artefacts give {'the same predictions' if same else 'DIFFERENT predictions'} on held-out digits"
+    print(verdict)
+
+    t.run("serve-bench", *(str(plan) for plan in plans.values()), "-o", str(out / "bench"))
+    (out / "report.html").write_text(demo_page(verdict, tables, read_report(out / "bench"), t), encoding="utf-8")
     print(f"\ndone in {time.perf_counter() - start:.0f} s; open {out / 'report.html'}")
     sys.exit(0 if same else 1)
 

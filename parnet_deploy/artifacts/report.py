@@ -1,8 +1,4 @@
-"""Schema of the benchmark report, the fourth artefact: what was measured, under which settings, on which machine.
-
-Latencies are LoadGen's: from the moment a query was issued (server: scheduled; offline: the one query of the run was
-issued) to its answer. Raw latencies are integers in nanoseconds; everything derived from them is in milliseconds.
-"""
+"""Schema of the benchmark report, the fourth artefact: what was measured, under which settings, on which machine."""
 
 from __future__ import annotations
 
@@ -11,104 +7,30 @@ from typing import Annotated, Final, Literal, Self
 
 from pydantic import Field, model_validator
 
-from parnet_deploy.artifacts.cuda_options import CudaOptions
 from parnet_deploy.artifacts.files import read_manifest
-from parnet_deploy.artifacts.schemas import (
-    BatchRange,
-    DeviceRecord,
-    Frozen,
-    Lane,
-    Positive,
-    Precision,
-    Sha256,
-    StageName,
+from parnet_deploy.artifacts.measurements import (
+    BenchRound,
+    ColdStart,
+    Count,
+    LatencyStatistics,
+    PositiveNumber,
+    ScenarioSettings,
+    StageTiming,
+    SweepPoint,
 )
+from parnet_deploy.artifacts.schemas import BatchRange, DeviceRecord, Frozen, Positive, Precision, Sha256
 
-REPORT_SCHEMA_VERSION: Final = 1
+REPORT_SCHEMA_VERSION: Final = 2
 
-Scenario = Literal["single-stream", "multi-stream", "server", "offline"]
-Metric = Literal["p50_latency", "p90_latency", "throughput"]
+Metric = Literal["min_latency", "p50_latency", "p90_latency", "throughput"]
 Finding = Literal["faster", "slower", "within the noise", "one round"]
-Count = Annotated[int, Field(ge=0)]
-PositiveNumber = Annotated[float, Field(gt=0, allow_inf_nan=False)]
-Milliseconds = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+ChangeFinding = Literal["faster", "slower", "within the tolerance", "within the noise"]
+ComparedBy = Literal["absolute", "relative"]
+Interval = tuple[PositiveNumber, PositiveNumber]
 
 
-class ScenarioSettings(Frozen):
-    """What LoadGen is asked for in every round; the names are those of its own settings.
-
-    `target_qps` and `target_latency_ms` belong to the server scenario alone: the arrival rate of the queries, and the
-    latency that `target_percentile` of them must keep.
-    """
-
-    scenario: Scenario
-    min_duration_ms: Positive
-    min_query_count: Annotated[int, Field(ge=2)]
-    samples_per_query: Positive = 1
-    target_percentile: Annotated[float, Field(gt=0, lt=1)]
-    target_qps: PositiveNumber | None = None
-    target_latency_ms: PositiveNumber | None = None
-    concurrency: Positive = 1
-    warm_up_runs: Positive = 3
-    cuda: CudaOptions = CudaOptions()
-    seed: Count = 0
-
-
-class LatencyStatistics(Frozen):
-    """Summary of a set of latencies; percentiles by LoadGen's rule."""
-
-    count: Positive
-    min_ms: Milliseconds
-    mean_ms: Milliseconds
-    p50_ms: Milliseconds
-    p90_ms: Milliseconds
-    p99_ms: Milliseconds
-    max_ms: Milliseconds
-
-
-class StageTiming(Frozen):
-    """Median start, counted from the start of the inference, and median duration of one stage on its lane."""
-
-    stage: StageName
-    lane: Lane
-    start_ms: Milliseconds
-    duration_ms: Milliseconds
-
-
-class ColdStart(Frozen):
-    """From launching a process to its first answer: interpreter and imports, opening the plan, the first inference."""
-
-    process_ms: Milliseconds
-    open_ms: Milliseconds
-    first_answer_ms: Milliseconds
-
-    @property
-    def total_ms(self) -> float:
-        """Launch to first answer."""
-        return self.process_ms + self.open_ms + self.first_answer_ms
-
-
-class BenchRound(Frozen):
-    """One run of one contender, alone in a process of its own.
-
-    `latencies_ns` holds one latency per query in the order of issue; in the offline scenario, whose samples are all of
-    one query, one per sample. `verdict` is LoadGen's, `reasons` say what an invalid run lacked.
-    """
-
-    verdict: Literal["VALID", "INVALID"]
-    reasons: tuple[str, ...] = ()
-    query_count: Positive
-    sample_count: Positive
-    latencies_ns: Annotated[tuple[Count, ...], Field(min_length=1)]
-    latency: LatencyStatistics
-    samples_per_second: PositiveNumber
-    cold_start: ColdStart
-    peak_memory_bytes: Positive
-    stages: tuple[StageTiming, ...]
-
-
-class Contender(Frozen):
-    """A plan and its rounds; `latency` is over the latencies of all rounds, the other figures are medians of rounds.
+class MeasuredPlan(Frozen):
+    """What a contender is, as its plan says.
 
     `bytes_across` go from device to device for each sample, `bytes_host` between the host and devices.
     """
@@ -124,14 +46,32 @@ class Contender(Frozen):
     precision: Precision
     batch: BatchRange
     input_shape: tuple[Positive, ...]
-    latency: LatencyStatistics
-    samples_per_second: PositiveNumber
-    cold_start_ms: Milliseconds
-    peak_memory_bytes: Positive
     bytes_across: Count = 0
     bytes_host: Count = 0
+
+    @property
+    def is_on_gpu(self) -> bool:
+        """Whether it runs on GPUs."""
+        return any(device.device != "cpu" for device in self.devices)
+
+
+class Contender(MeasuredPlan):
+    """A plan and its rounds; `latency` is over the latencies of all rounds, the other figures are medians of rounds.
+
+    `harness` holds the latencies of single queries to the same plan with engines that do nothing: what LoadGen, session
+    and threads take of every latency. It is not measured for plans on GPUs. `timeline` is that of the round whose
+    inference took the median time.
+    """
+
+    latency: LatencyStatistics
+    samples_per_second: PositiveNumber
+    cold_start: ColdStart
+    peak_memory_bytes: Positive
+    harness: LatencyStatistics | None = None
     stages: tuple[StageTiming, ...]
+    timeline: tuple[StageTiming, ...]
     rounds: Annotated[tuple[BenchRound, ...], Field(min_length=1)]
+    sweep: tuple[SweepPoint, ...] = ()
 
     @property
     def is_valid(self) -> bool:
@@ -140,39 +80,77 @@ class Contender(Frozen):
 
 
 class Ratio(Frozen):
-    """How many times better than the baseline, round by round: over 1 is faster (or more samples per second).
+    """How many times better than the reference, round by round: over 1 is faster (or more samples per second).
 
-    A round of the contender is paired with the baseline's round of the same turn, so that slow changes of the machine
-    cancel out. `interval` is the 95% confidence interval of the geometric mean, from two rounds on.
+    A round of the contender is paired with the reference's round of the same turn, so that slow changes of the machine
+    cancel out. `mean` is geometric, and `interval` its 95% confidence interval, from two rounds on.
     """
 
     contender: str
-    baseline: str
+    reference: str
     metric: Metric
     per_round: Annotated[tuple[PositiveNumber, ...], Field(min_length=1)]
-    min: PositiveNumber
-    median: PositiveNumber
-    max: PositiveNumber
-    interval: tuple[PositiveNumber, PositiveNumber] | None
+    mean: PositiveNumber
+    interval: Interval | None
     finding: Finding
 
 
 class Machine(Frozen):
-    """The hardware and software that the figures belong to; nothing that identifies a host or a user."""
+    """The hardware and software that the figures belong to; nothing that identifies a host or a user.
+
+    `load_before` is the number of threads that wanted to run, averaged over the minute before the first run; null where
+    the system does not tell.
+    """
 
     cpu: str
     logical_cores: Positive
     usable_cores: Positive
     memory_bytes: Count
+    load_before: Annotated[float, Field(ge=0)] | None = None
     system: str
     python: str
     packages: dict[str, str]
 
 
-class Report(Frozen):
-    """`report.json`: several plans measured in turn under one scenario; the first is the baseline of the ratios."""
+class Change(Frozen):
+    """A contender's figure against that of the earlier report: milliseconds, samples per second, or a speed-up.
 
-    schema_version: Literal[1] = REPORT_SCHEMA_VERSION
+    `slowdown` is over 1 where the contender became slower; `interval` is its 95% confidence interval.
+    """
+
+    contender: str
+    before: PositiveNumber
+    after: PositiveNumber
+    slowdown: PositiveNumber
+    interval: Interval
+    finding: ChangeFinding
+
+
+class Comparison(Frozen):
+    """This report against an earlier one.
+
+    `by` is `absolute` where each contender's own `metric` is compared, `relative` where its speed-up over the first
+    contender is. A change within `tolerance` (0.05: 5%) is no regression, however certain it is.
+    """
+
+    created: str
+    tool_version: str
+    by: ComparedBy
+    metric: Metric
+    tolerance: Annotated[float, Field(ge=0, allow_inf_nan=False)]
+    changes: Annotated[tuple[Change, ...], Field(min_length=1)]
+    notes: tuple[str, ...] = ()
+
+    @property
+    def regressions(self) -> tuple[Change, ...]:
+        """The changes that fail the comparison."""
+        return tuple(change for change in self.changes if change.finding == "slower")
+
+
+class Report(Frozen):
+    """`report.json`: several plans measured in turn under one scenario; the first is the reference of the ratios."""
+
+    schema_version: Literal[2] = REPORT_SCHEMA_VERSION
     kind: Literal["report"] = "report"
     tool_version: str
     created: str
@@ -180,6 +158,7 @@ class Report(Frozen):
     machine: Machine
     contenders: Annotated[tuple[Contender, ...], Field(min_length=1)]
     ratios: tuple[Ratio, ...]
+    comparison: Comparison | None = None
 
     @model_validator(mode="after")
     def _contenders_fit(self) -> Self:
@@ -189,17 +168,17 @@ class Report(Frozen):
         if len({len(contender.rounds) for contender in self.contenders}) != 1:
             raise ValueError("every contender must have the same number of rounds")
         for ratio in self.ratios:
-            if ratio.contender not in labels or ratio.baseline != labels[0]:
+            if ratio.contender not in labels or ratio.reference != labels[0]:
                 raise ValueError("ratios must compare a contender with the first one")
         return self
 
     @property
-    def baseline(self) -> Contender:
+    def reference(self) -> Contender:
         """The contender that the ratios compare with."""
         return self.contenders[0]
 
     def ratio_of(self, label: str, metric: Metric) -> Ratio | None:
-        """Return a contender's ratio to the baseline; None for the baseline itself."""
+        """Return a contender's ratio to the reference; None for the reference itself."""
         return next((ratio for ratio in self.ratios if (ratio.contender, ratio.metric) == (label, metric)), None)
 
 

@@ -13,14 +13,10 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-
-from parnet_deploy.artifacts.report import Scenario, ScenarioSettings
+from parnet_deploy.artifacts.measurements import Scenario, ScenarioSettings
+from parnet_deploy.bench.infer import Images, Infer, raise_failure
 from parnet_deploy.bench.loadgen_log import Measurement, read_measurement
-from parnet_deploy.errors import InferenceError, MissingDependencyError, ParNetError
-
-Infer = Callable[[NDArray[np.float32]], object]
+from parnet_deploy.errors import MissingDependencyError
 
 _SCENARIO_NAMES: dict[Scenario, str] = {
     "single-stream": "SingleStream",
@@ -48,7 +44,7 @@ def import_loadgen() -> ModuleType:
 
 def run_scenario(
     infer: Infer,
-    images: NDArray[np.float32],
+    images: Images,
     settings: ScenarioSettings,
     *,
     batch_size: int,
@@ -84,7 +80,7 @@ def run_scenario(
 class _Responder:
     """Answer LoadGen's samples in batches; keep the first failure."""
 
-    def __init__(self, loadgen: ModuleType, infer: Infer, images: NDArray[np.float32]) -> None:
+    def __init__(self, loadgen: ModuleType, infer: Infer, images: Images) -> None:
         self._loadgen = loadgen
         self._infer = infer
         self._images = images
@@ -99,18 +95,14 @@ class _Responder:
             self._failure = error
         self._loadgen.QuerySamplesComplete([self._loadgen.QuerySampleResponse(id_, 0, 0) for id_, _ in samples])
 
-    def _gather(self, indices: list[int]) -> NDArray[np.float32]:
+    def _gather(self, indices: list[int]) -> Images:
         """Return the images of `indices`; a single one is not copied."""
         return self._images[indices[0] : indices[0] + 1] if len(indices) == 1 else self._images[indices]
 
     def raise_failure(self) -> None:
         """Raise the first failure, if there was one."""
-        if self._failure is None:
-            return
-        if isinstance(self._failure, ParNetError):
-            raise self._failure
-        kind = type(self._failure).__name__
-        raise InferenceError(f"an inference failed ({kind}: {self._failure})") from self._failure
+        if self._failure is not None:
+            raise_failure(self._failure)
 
 
 def _submit_to(pool: ThreadPoolExecutor, responder: _Responder) -> Callable[[Sequence[tuple[int, int]]], object]:

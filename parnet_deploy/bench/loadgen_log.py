@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from parnet_deploy.artifacts.report import Scenario
+from parnet_deploy.artifacts.measurements import Scenario
 from parnet_deploy.bench.statistics import percentile_of_sorted
 from parnet_deploy.errors import InferenceError
 

@@ -10,16 +10,27 @@ from pathlib import Path
 from parnet_deploy.artifacts.report import Machine
 from parnet_deploy.engines.cpu import available_cores, cpu_record
 
-_PACKAGES = ("parnet-deploy", "numpy", "onnxruntime", "onnxruntime-gpu", "mlcommons-loadgen")
+_PACKAGES = (
+    "parnet-deploy",
+    "numpy",
+    "onnxruntime",
+    "onnxruntime-gpu",
+    "tensorrt",
+    "tensorrt-rtx-cu13",
+    "cuda-bindings",
+    "pycuda",
+    "mlcommons-loadgen",
+)
 
 
 def describe_machine() -> Machine:
-    """Return the processor, memory, operating system, and the versions of Python and of what was measured with."""
+    """Return the hardware, its load, the operating system, and the versions of what was measured with."""
     return Machine(
         cpu=cpu_record().name,
         logical_cores=os.cpu_count() or 1,
         usable_cores=available_cores(),
         memory_bytes=_memory_bytes(),
+        load_before=_load(),
         system=_system(),
         python=f"{platform.python_implementation()} {platform.python_version()}",
         packages=_versions(),
@@ -32,6 +43,14 @@ def _memory_bytes() -> int:
         return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     except (AttributeError, ValueError, OSError):
         return 0
+
+
+def _load() -> float | None:
+    """Return the load average of the last minute."""
+    try:
+        return os.getloadavg()[0]
+    except (AttributeError, OSError):
+        return None
 
 
 def _system() -> str:

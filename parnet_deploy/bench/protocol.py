@@ -1,20 +1,20 @@
-"""What the benchmark and the process of one contender tell each other."""
+"""What the benchmark and the process of one run tell each other."""
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import Field
 
-from parnet_deploy.artifacts.report import BenchRound, ScenarioSettings
-from parnet_deploy.artifacts.schemas import Frozen
+from parnet_deploy.artifacts.measurements import BenchRound, ScenarioSettings, SweepPoint
+from parnet_deploy.artifacts.schemas import Frozen, Positive
 
 
-class WorkerRequest(Frozen):
-    """Measure a plan once.
+class _Request(Frozen):
+    """`launched_ns` is `time.monotonic_ns()` just before the process was launched.
 
-    `launched_ns` is `time.monotonic_ns()` just before the process was launched: that clock is the system's, so the
-    process can tell how long it took to start. The result is written to `result_path`.
+    That clock is the system's, so the process can tell how long it took to start. The result is written to
+    `result_path`.
     """
 
     plan: str
@@ -23,8 +23,28 @@ class WorkerRequest(Frozen):
     result_path: str
 
 
-class WorkerResult(Frozen):
+class RoundRequest(_Request):
+    """Measure one round of a plan with LoadGen."""
+
+    kind: Literal["round"] = "round"
+
+
+class SweepRequest(_Request):
+    """Measure a plan once in a closed loop."""
+
+    kind: Literal["sweep"] = "sweep"
+    concurrency: Positive
+    batch: Positive
+
+
+class RoundResult(Frozen):
     """The round, and the settings as they were used: with the server's targets where the request left them open."""
 
     settings: ScenarioSettings
     round: BenchRound
+
+
+class SweepResult(Frozen):
+    """The point that was asked for."""
+
+    point: SweepPoint

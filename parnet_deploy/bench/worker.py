@@ -1,4 +1,4 @@
-"""Measure one plan, alone in this process: `python -m parnet_deploy.bench.worker < request.json`.
+"""Run one measurement of one plan, alone in this process: `python -m parnet_deploy.bench.worker < request.json`.
 
 Contenders that share a process disturb each other through their thread pools, so each run has a process of its own.
 """
@@ -9,27 +9,39 @@ import math
 import signal
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
+from pydantic import TypeAdapter
 
-from parnet_deploy.artifacts.report import BenchRound, ColdStart, ScenarioSettings, StageTiming
-from parnet_deploy.artifacts.schemas import BatchRange
+from parnet_deploy.artifacts.measurements import BenchRound, ColdStart, ScenarioSettings, StageTiming, SweepPoint
+from parnet_deploy.artifacts.schemas import BatchRange, Plan
+from parnet_deploy.bench.closed_loop import run_closed_loop
+from parnet_deploy.bench.infer import Images
 from parnet_deploy.bench.loadgen import run_scenario
 from parnet_deploy.bench.machine import peak_memory_bytes
-from parnet_deploy.bench.protocol import WorkerRequest, WorkerResult
+from parnet_deploy.bench.protocol import RoundRequest, RoundResult, SweepRequest, SweepResult
 from parnet_deploy.bench.scenarios import with_server_targets
-from parnet_deploy.bench.statistics import NANOSECONDS_PER_MS, latency_statistics, median_stage_times
+from parnet_deploy.bench.statistics import (
+    NANOSECONDS_PER_MS,
+    latency_statistics,
+    median_stage_times,
+    typical_timeline,
+)
 from parnet_deploy.errors import ParNetError
+from parnet_deploy.planning.queueing import queueing
+from parnet_deploy.planning.timeline import Span
 from parnet_deploy.runtime.session import Session
 
 # The sample library: enough images that no cache holds them all, few enough to be made in a moment.
 _LIBRARY_SIZE = 16
 
+_REQUEST: TypeAdapter[RoundRequest | SweepRequest] = TypeAdapter(RoundRequest | SweepRequest)
 
-def measure(request: WorkerRequest) -> WorkerResult:
-    """Open the plan, answer once from cold, warm up, run the scenario, then time the stages.
+
+def measure_round(request: RoundRequest) -> RoundResult:
+    """Open the plan, answer once from cold, warm up, run the scenario, then profile the stages.
 
     Raises:
         ParNetError: the plan cannot be opened or an inference failed.
@@ -38,14 +50,14 @@ def measure(request: WorkerRequest) -> WorkerResult:
     settings = request.settings
     with Session.open(Path(request.plan), pipelines=settings.concurrency, cuda=settings.cuda) as session:
         opened_ns = time.monotonic_ns()
-        shape = session.plan.tensors[session.plan.input].shape
-        session.infer(np.zeros((1, *shape), np.float32))
+        session.infer(np.zeros((1, *_image_shape(session)), np.float32))
         cold_start = cold_start_from(request.launched_ns, begun_ns, opened_ns, time.monotonic_ns())
 
-        images = np.random.default_rng(settings.seed).standard_normal((_LIBRARY_SIZE, *shape), np.float32)
+        images = _library(session, settings)
         session.warm_up(settings.warm_up_runs)
         batch_size = batch_size_of(settings, session.plan.batch)
-        latency_ms = _fastest_ms(session, images, batch_size, settings.warm_up_runs)
+        batch = np.resize(images, (batch_size, *images.shape[1:]))
+        latency_ms = _fastest_ms(session, batch, settings.warm_up_runs)
         settings = with_server_targets(settings, latency_ms=latency_ms)
         measured = run_scenario(
             session.infer,
@@ -54,9 +66,10 @@ def measure(request: WorkerRequest) -> WorkerResult:
             batch_size=batch_size,
             expected_latency_ms=expected_latency_ms(settings, latency_ms, batch_size=batch_size),
         )
+        # Before the profile, whose records are none of the plan's memory.
         peak = peak_memory_bytes()
-        stages = _stage_times(session, np.resize(images, (batch_size, *shape)), settings.warm_up_runs)
-    return WorkerResult(
+        profiled = [timings_of(spans, session.plan) for spans in session.profile(batch, settings.profile_runs)]
+    return RoundResult(
         settings=settings,
         round=BenchRound(
             verdict="VALID" if measured.is_valid else "INVALID",
@@ -68,9 +81,37 @@ def measure(request: WorkerRequest) -> WorkerResult:
             samples_per_second=measured.samples_per_second,
             cold_start=cold_start,
             peak_memory_bytes=peak,
-            stages=stages,
+            stages=median_stage_times(profiled),
+            timeline=typical_timeline(profiled),
         ),
     )
+
+
+def measure_point(request: SweepRequest) -> SweepResult:
+    """Open the plan with a pipeline for each client, warm up, and run the closed loop.
+
+    Raises:
+        ParNetError: the plan cannot be opened or an inference failed.
+    """
+    settings = request.settings
+    with Session.open(Path(request.plan), pipelines=request.concurrency, cuda=settings.cuda) as session:
+        session.warm_up(settings.warm_up_runs)
+        measured = run_closed_loop(
+            session.infer,
+            _library(session, settings),
+            clients=request.concurrency,
+            batch=request.batch,
+            min_duration_ms=settings.min_duration_ms,
+        )
+        peak = peak_memory_bytes()
+    point = SweepPoint(
+        concurrency=request.concurrency,
+        batch=request.batch,
+        latency=latency_statistics(measured.latencies_ns),
+        samples_per_second=request.batch * len(measured.latencies_ns) * 1e9 / measured.elapsed_ns,
+        peak_memory_bytes=peak,
+    )
+    return SweepResult(point=point)
 
 
 def cold_start_from(launched_ns: int, begun_ns: int, opened_ns: int, answered_ns: int) -> ColdStart:
@@ -97,40 +138,52 @@ def expected_latency_ms(settings: ScenarioSettings, latency_ms: float, *, batch_
     return latency_ms
 
 
-def _fastest_ms(session: Session, images: NDArray[np.float32], batch_size: int, runs: int) -> float:
+def timings_of(spans: Sequence[Span], plan: Plan) -> tuple[StageTiming, ...]:
+    """Return the spans of one inference with their waits: stages in the plan's order, then copies by their start."""
+    order = [stage.name for stage in plan.stages]
+    timings = [
+        StageTiming(
+            stage=entry.span.stage,
+            lane=entry.span.lane,
+            is_copy=entry.span.is_copy,
+            start_ms=max(0.0, entry.span.start_ms),
+            duration_ms=max(0.0, entry.span.end_ms - entry.span.start_ms),
+            wait_ms=entry.wait_ms,
+            lane_busy_ms=entry.lane_busy_ms,
+        )
+        for entry in queueing(spans, plan.stages)
+    ]
+    stages = sorted((timing for timing in timings if not timing.is_copy), key=lambda timing: order.index(timing.stage))
+    return (*stages, *sorted((timing for timing in timings if timing.is_copy), key=lambda timing: timing.start_ms))
+
+
+def _image_shape(session: Session) -> tuple[int, ...]:
+    return session.plan.tensors[session.plan.input].shape
+
+
+def _library(session: Session, settings: ScenarioSettings) -> Images:
+    """Return the images that queries are made of, float32 [16, 3, H, W]."""
+    shape = (_LIBRARY_SIZE, *_image_shape(session))
+    return np.random.default_rng(settings.seed).standard_normal(shape, np.float32)
+
+
+def _fastest_ms(session: Session, batch: Images, runs: int) -> float:
     """Return the fastest of several inferences: LoadGen must prepare enough queries for the fastest it will see."""
-    inputs = np.resize(images, (batch_size, *images.shape[1:]))
     durations_ns = []
     for _ in range(runs):
         begun_ns = time.perf_counter_ns()
-        session.infer(inputs)
+        session.infer(batch)
         durations_ns.append(time.perf_counter_ns() - begun_ns)
     return max(1, min(durations_ns)) / NANOSECONDS_PER_MS
-
-
-def _stage_times(session: Session, inputs: NDArray[np.float32], runs: int) -> tuple[StageTiming, ...]:
-    """Return each stage's median start and duration over several inferences, in the order of the plan's stages."""
-    order = [stage.name for stage in session.plan.stages]
-    profiled = [
-        [
-            StageTiming(
-                stage=span.stage, lane=span.lane, start_ms=span.start_ms, duration_ms=span.end_ms - span.start_ms
-            )
-            for span in spans
-            if not span.is_copy
-        ]
-        for spans in session.profile(inputs, runs)
-    ]
-    return tuple(sorted(median_stage_times(profiled), key=lambda timing: order.index(timing.stage)))
 
 
 def main() -> int:
     """Read a request from standard input and write the result to its path; return the exit code."""
     # An interrupt would otherwise be raised inside LoadGen's loop, which cannot pass it on.
     signal.signal(signal.SIGINT, signal.SIG_DFL)
-    request = WorkerRequest.model_validate_json(sys.stdin.read())
+    request = _REQUEST.validate_json(sys.stdin.read())
     try:
-        result = measure(request)
+        result = measure_round(request) if isinstance(request, RoundRequest) else measure_point(request)
     except ParNetError as error:
         sys.stderr.write(f"{error}\n")
         return error.exit_code

@@ -57,7 +57,11 @@ CAPABILITIES: tuple[tuple[str, tuple[tuple[str, str], ...], str], ...] = (
     ("build TensorRT engines without a GPU", (("tensorrt_rtx", "tensorrt-rtx-cu13"),), "tensorrt-rtx"),
     ("build TensorRT engines on a GPU", (("tensorrt", "tensorrt"),), "tensorrt"),
     ("reach the CUDA driver", (("cuda.bindings", "cuda-bindings"),), "cuda"),
-    ("serve-bench", (("mlperf_loadgen", "mlcommons-loadgen"), ("matplotlib", "matplotlib")), "bench"),
+    (
+        "serve-bench",
+        (("mlperf_loadgen", "mlcommons-loadgen"), ("matplotlib", "matplotlib"), ("jinja2", "jinja2")),
+        "bench",
+    ),
 )
 
 

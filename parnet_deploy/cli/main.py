@@ -95,6 +95,7 @@ _EXTRA_OF = {
     "httpx2": "pull",
     "mlperf_loadgen": "bench",
     "matplotlib": "bench",
+    "jinja2": "bench",
 }
 
 

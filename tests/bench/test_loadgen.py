@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from parnet_deploy.artifacts.report import Scenario, ScenarioSettings
+from parnet_deploy.artifacts.measurements import Scenario, ScenarioSettings
 from parnet_deploy.bench import loadgen
 from parnet_deploy.bench.loadgen import run_scenario
 from parnet_deploy.bench.loadgen_log import Measurement

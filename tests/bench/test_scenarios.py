@@ -7,24 +7,18 @@ from typing import Any
 import pytest
 
 from parnet_deploy.bench.loadgen import _test_settings, import_loadgen
-from parnet_deploy.bench.scenarios import SCENARIOS, headline_metric, settings_for, with_server_targets
+from parnet_deploy.bench.scenarios import SCENARIOS, settings_for, with_server_targets
 from parnet_deploy.errors import InferenceError
 
 
 @pytest.mark.parametrize(
-    ("scenario", "queries", "samples", "percentile", "metric"),
-    [
-        ("single-stream", 64, 1, 0.9, "p50_latency"),
-        ("multi-stream", 16, 8, 0.99, "p50_latency"),
-        ("server", 64, 1, 0.99, "p50_latency"),
-        ("offline", 64, 1, 0.99, "throughput"),
-    ],
+    ("scenario", "queries", "samples", "percentile"),
+    [("single-stream", 64, 1, 0.9), ("multi-stream", 16, 8, 0.99), ("server", 64, 1, 0.99), ("offline", 64, 1, 0.99)],
 )
-def test_defaults(scenario: Any, queries: int, samples: int, percentile: float, metric: str) -> None:
+def test_defaults(scenario: Any, queries: int, samples: int, percentile: float) -> None:
     settings = settings_for(scenario)
     assert (settings.min_query_count, settings.samples_per_query) == (queries, samples)
-    assert (settings.target_percentile, settings.min_duration_ms) == (percentile, 3000)
-    assert headline_metric(scenario) == metric
+    assert (settings.target_percentile, settings.min_duration_ms) == (percentile, 2000)
 
 
 def test_every_scenario_has_defaults() -> None:

@@ -13,7 +13,7 @@ from PIL import Image
 from parnet_deploy.cli.main import app
 
 COMMANDS = ["train", "import", "init", "models", "fuse", "export", "build", "verify", "run", "evaluate", "serve-bench"]
-COMMANDS += ["inspect", "doctor", "plan"]
+COMMANDS += ["inspect", "doctor", "plan", "pull", "hub-export"]
 
 
 def test_every_command_is_here() -> None:
@@ -177,7 +177,7 @@ def test_doctor_names_the_packages_that_are_used(cli, monkeypatch: pytest.Monkey
     def missing(*_: object) -> None:
         raise MissingDependencyError("none here", remedy="pip install it")
 
-    monkeypatch.setattr("parnet_deploy.runtime.cuda.driver.find_spec", lambda name: name == "pycuda" or None)
+    monkeypatch.setattr("parnet_deploy.runtime.cuda.driver.find_spec", lambda _: True)
     monkeypatch.setattr("parnet_deploy.runtime.cuda.inventory.load_tensorrt", missing)
     machine = cli("doctor", "--json").json["machine"]
     assert (machine["cuda_adapter"]["name"], machine["cuda_adapter"]["reason"]) == (

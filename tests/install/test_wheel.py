@@ -52,7 +52,7 @@ def test_target_side(constraints: str, install, bundle: Path, tmp_path: Path) ->
     assert [answer["top"][0]["label"] for answer in found] == [str(label) for label in labels[:10]]
     measured = ask("serve-bench", "plan", "--rounds", "1", "--duration", "0.01", "--min-queries", "8", "-o", "report")
     assert [entry["label"] for entry in measured["contenders"]] == ["plan"]
-    assert sorted(path.suffix for path in (tmp_path / "report").iterdir()) == [".html", ".json", ".md", ".png"]
+    assert {"report.html", "report.json"} <= {path.name for path in (tmp_path / "report").iterdir()}
     assert environment.size_bytes < MOST_BYTES
 
 

@@ -1,0 +1,1 @@
+"""Show a report: tables and pictures for a terminal, as Markdown, as CSV and as one HTML page."""
