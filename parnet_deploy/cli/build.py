@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from parnet_deploy.cli.common import ForceOption, JsonOption, describe, emit, format_bytes, spinner
+from parnet_deploy.cli.names import BACKENDS, complete
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -39,7 +40,8 @@ def build(
     backend: Annotated[
         str,
         typer.Option(
-            help="CPU: onnxruntime, ncnn, openvino. GPUs: tensorrt, onnxruntime-cuda. Either: torch. Harness: null."
+            autocompletion=complete(BACKENDS),
+            help="CPU: onnxruntime, ncnn, openvino. GPUs: tensorrt, onnxruntime-cuda. Either: torch. Harness: null.",
         ),
     ] = "onnxruntime",
     threads: Annotated[
