@@ -7,13 +7,15 @@ STAMP := $(VENV)/.installed
 # The Python bindings of both major versions of TensorRT, without its libraries: the tests check every call against them.
 BINDINGS := .cache/tensorrt-bindings
 
-.PHONY: help setup demo test test-oldest check format clean trt-bindings pycuda
+.PHONY: help setup demo test test-oldest mutation docs check format clean trt-bindings pycuda
 
 help:
 	@echo "make setup    make $(VENV) and install everything, pinned by constraints.txt"
 	@echo "make demo     train, fuse, export, build, run, verify and benchmark; ends with out/demo/report.html"
 	@echo "make test     ruff, mypy, import-linter and all tests; fetches TensorRT's Python bindings and builds pycuda for them"
-	@echo "make test-oldest  the target side's tests without torch, on the oldest releases that are allowed"
+	@echo "make test-oldest the target side's tests without torch, on the oldest releases that are allowed"
+	@echo "make mutation mutation testing of fusion and schedule; an hour or more, goes on where it stopped"
+	@echo "make docs     write what the documentation takes from the code"
 	@echo "make check    ruff, mypy and import-linter only"
 	@echo "make format   format the code"
 	@echo "make clean    remove what demo wrote and the caches"
@@ -57,6 +59,16 @@ $(OLDEST)/.installed: pyproject.toml constraints-oldest.txt
 		--editable '.[onnxruntime,ncnn,openvino,bench,pull]' pytest hypothesis
 	@touch $@
 
+docs: setup
+	$(BIN)/python -m tools.docs
+	$(BIN)/python -m tools.fusion_pictures
+
+# A copy of the package with one fault at a time, under mutants/; docs/mutation.md explains what survives.
+mutation: setup
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[mutation]'
+	OMP_NUM_THREADS=1 $(BIN)/mutmut run --max-children 2
+	$(BIN)/python -m tools.mutation_score
+
 trt-bindings: $(BINDINGS)/10 $(BINDINGS)/11
 
 $(BINDINGS)/10 $(BINDINGS)/11: | $(STAMP)
@@ -73,5 +85,5 @@ format: setup
 	$(BIN)/ruff format .
 
 clean:
-	rm -rf out .cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
+	rm -rf out .cache mutants .mypy_cache .ruff_cache .hypothesis .import_linter_cache
 	find . -name __pycache__ -not -path './$(VENV)/*' -exec rm -rf {} +
