@@ -13,7 +13,7 @@ PNNX := .cache/pnnx
 # What `python -m benchmarks` is asked for: BENCH=quick, BENCH="quick --only parnet_s"; nothing is everything, overnight.
 BENCH ?=
 
-.PHONY: help setup demo test fuzz soak check format clean trt-bindings pycuda bench pnnx
+.PHONY: help setup demo test test-oldest fuzz soak mutation docs check format clean trt-bindings pycuda bench pnnx
 
 help:
 	@echo "make setup    make $(VENV) and install everything, pinned by constraints.txt"
@@ -21,6 +21,9 @@ help:
 	@echo "make test     ruff, mypy, import-linter and all tests; fetches TensorRT's Python bindings and builds pycuda for them"
 	@echo "make fuzz     well over 1,000 bad inputs, kills and full disks, each of which must end in a named error; prints the counts"
 	@echo "make soak     50,000 inferences from 8 threads, plans opened and closed on the way; prints the memory's curve"
+	@echo "make test-oldest the target side's tests without torch, on the oldest releases that are allowed"
+	@echo "make mutation mutation testing of fusion and schedule; an hour or more, goes on where it stopped"
+	@echo "make docs     write what the documentation takes from the code"
 	@echo "make check    ruff, mypy and import-linter only"
 	@echo "make bench    measure everything beside its peers, overnight; goes on where it stopped; BENCH=quick takes ten minutes"
 	@echo "make format   format the code"
@@ -56,6 +59,32 @@ fuzz: setup
 soak: setup
 	$(BIN)/python -m tests.soak $(ARGS)
 
+# Old releases warn under new ones of their own dependencies, so no warning is an error here.
+OLDEST := .cache/oldest
+TARGET_TESTS := tests/artifacts tests/bench tests/engines tests/planning tests/reporting tests/runtime tests/weights \
+	tests/datasets/test_folder.py tests/datasets/test_splits.py
+
+test-oldest: $(OLDEST)/.installed
+	OMP_NUM_THREADS=1 PYTHONPATH=. $(OLDEST)/bin/python -m pytest -W ignore $(TARGET_TESTS) \
+		--ignore-glob '*torch*' --ignore tests/planning/test_layers.py -k 'not test_every_backend_is_found_by_its_name'
+
+$(OLDEST)/.installed: pyproject.toml constraints-oldest.txt
+	@rm -rf $(OLDEST)
+	$(PYTHON) -m venv $(OLDEST)
+	$(OLDEST)/bin/python -m pip install --quiet --constraint constraints-oldest.txt \
+		--editable '.[onnxruntime,ncnn,openvino,bench,pull]' pytest hypothesis
+	@touch $@
+
+docs: setup
+	$(BIN)/python -m tools.docs
+	$(BIN)/python -m tools.fusion_pictures
+
+# A copy of the package with one fault at a time, under mutants/; docs/mutation.md explains what survives.
+mutation: setup
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[mutation]'
+	OMP_NUM_THREADS=1 $(BIN)/mutmut run --max-children 2
+	$(BIN)/python -m tools.mutation_score
+
 trt-bindings: $(BINDINGS)/10 $(BINDINGS)/11
 
 $(BINDINGS)/10 $(BINDINGS)/11: | $(STAMP)
@@ -81,5 +110,5 @@ format: setup
 	$(BIN)/ruff format .
 
 clean:
-	rm -rf out .cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
+	rm -rf out .cache mutants .mypy_cache .ruff_cache .hypothesis .import_linter_cache
 	find . -name __pycache__ -not -path './$(VENV)/*' -exec rm -rf {} +

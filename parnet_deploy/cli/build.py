@@ -10,6 +10,7 @@ import typer
 
 from parnet_deploy.artifacts.schemas import MAX_THREADS
 from parnet_deploy.cli.common import ForceOption, JsonOption, describe, emit, format_bytes, spinner, stderr
+from parnet_deploy.cli.names import BACKENDS, complete
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -40,7 +41,8 @@ def build(
     backend: Annotated[
         str,
         typer.Option(
-            help="CPU: onnxruntime, ncnn, openvino. GPUs: tensorrt, onnxruntime-cuda. Either: torch. Harness: null."
+            autocompletion=complete(BACKENDS),
+            help="CPU: onnxruntime, ncnn, openvino. GPUs: tensorrt, onnxruntime-cuda. Either: torch. Harness: null.",
         ),
     ] = "onnxruntime",
     threads: Annotated[

@@ -80,6 +80,8 @@ def doctor(
 ) -> None:
     """Show what this machine can run, what its GPUs reach, and what to install for what is missing.
 
+    Example: parnet-deploy doctor
+
     Example: parnet-deploy doctor --links -o link.json
     """
     from rich.console import Group

@@ -8,11 +8,17 @@ from typing import Annotated
 import typer
 
 from parnet_deploy.cli.common import JsonOption, emit, progress_bar
+from parnet_deploy.cli.names import DATA, complete
 
 
 def evaluate(
     artefact: Annotated[Path, typer.Argument(help="Checkpoint, bundle or plan.", show_default=False)],
-    data: Annotated[str, typer.Argument(help="'digits', or a folder of images per class.", show_default=False)],
+    data: Annotated[
+        str,
+        typer.Argument(
+            help="'digits', or a folder of images per class.", show_default=False, autocompletion=complete(DATA)
+        ),
+    ],
     held_out: Annotated[
         bool, typer.Option("--held-out", help="Of a folder without a train part, only what `train` leaves out.")
     ] = False,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -18,8 +18,11 @@ from parnet_deploy.cli.common import (
     format_bytes,
     spinner,
 )
+from parnet_deploy.cli.names import PARTITIONS, complete
 from parnet_deploy.errors import ExportError
-from parnet_deploy.planning.partition import PARTITIONS
+
+if TYPE_CHECKING:
+    from parnet_deploy.artifacts.schemas import BatchRange
 
 
 class PrecisionName(StrEnum):
@@ -37,7 +40,11 @@ def export(
     ] = False,
     partition: Annotated[
         str | None,
-        typer.Option(metavar="NAME", help=f"Where the graph is cut: {', '.join(PARTITIONS)}; default: whole."),
+        typer.Option(
+            metavar="NAME",
+            autocompletion=complete(PARTITIONS),
+            help=f"Where the graph is cut: {', '.join(PARTITIONS)}; default: whole.",
+        ),
     ] = None,
     precision: Annotated[PrecisionName, typer.Option(help="Decided in the file.")] = PrecisionName.fp32,
     batch: Annotated[int | None, typer.Option(min=1, max=MAX_BATCH, help="Fixed batch size; default: 1.")] = None,
@@ -54,6 +61,7 @@ def export(
     """
     if split_streams and partition not in (None, "streams"):
         raise ExportError("--split-streams and --partition disagree", remedy="pass one of them")
+    from parnet_deploy.artifacts.schemas import BatchRange
     from parnet_deploy.export import ExportOptions, export_bundle
 
     sizes = BatchRange(min=batch or 1, opt=batch or 1, max=batch or 1)
@@ -93,6 +101,8 @@ def export(
 
 def parse_batch_range(text: str) -> BatchRange:
     """Parse MIN:OPT:MAX; raise `ExportError` on anything else."""
+    from parnet_deploy.artifacts.schemas import BatchRange
+
     try:
         low, opt, high = (int(part) for part in text.split(":"))
         return BatchRange(min=low, opt=opt, max=high)

@@ -30,7 +30,7 @@ def import_(
     source: Annotated[
         str,
         typer.Argument(
-            help="A .pth.tar of the authors' release, a folder of the Hub's layout, or hf-hub:USER/NAME[@REVISION].",
+            help="A .pth.tar of the authors' release, a folder of the Hub's layout, or hf-hub:USER/NAME\\[@REVISION].",
             show_default=False,
         ),
     ],

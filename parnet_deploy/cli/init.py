@@ -10,10 +10,18 @@ import typer
 from parnet_deploy.artifacts.schemas import MAX_WIDTH
 from parnet_deploy.cli.common import ForceOption, JsonOption, emit, spinner
 from parnet_deploy.cli.import_ import ActivationName
+from parnet_deploy.cli.names import VARIANTS, complete
 
 
 def init(
-    model: Annotated[str, typer.Argument(help="A registered variant; see: parnet-deploy models", show_default=False)],
+    model: Annotated[
+        str,
+        typer.Argument(
+            help="A registered variant; see: parnet-deploy models",
+            show_default=False,
+            autocompletion=complete(VARIANTS),
+        ),
+    ],
     output: Annotated[Path, typer.Option("--output", "-o", help="Checkpoint to write (.safetensors).")],
     seed: Annotated[int, typer.Option(help="The same seed gives the same weights.")] = 0,
     classes: Annotated[int | None, typer.Option(min=1, max=MAX_WIDTH, help="Number of classes.")] = None,

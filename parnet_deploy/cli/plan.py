@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from parnet_deploy.cli.common import ForceOption, JsonOption, TraceOption, emit, format_bytes, spinner, write_trace
+from parnet_deploy.cli.names import DEVICE_PROFILES, LINKS, complete
 from parnet_deploy.errors import ArtifactError
 
 if TYPE_CHECKING:
@@ -33,7 +34,12 @@ def plan(
     devices: Annotated[int, typer.Option(min=1, max=8, help="Equal GPUs that may be used.")] = 1,
     streams: Annotated[int, typer.Option(min=1, max=8, help="CUDA streams that may be used of each GPU.")] = 1,
     link: Annotated[
-        str, typer.Option(metavar="NAME|FILE", help="nvlink4, pcie4x16, pcie3x16, or what doctor --links -o wrote.")
+        str,
+        typer.Option(
+            metavar="NAME|FILE",
+            help="nvlink4, pcie4x16, pcie3x16, or what doctor --links -o wrote.",
+            autocompletion=complete(LINKS),
+        ),
     ] = "pcie4x16",
     staged: Annotated[
         bool, typer.Option("--staged", help="GPUs cannot reach each other: copy through the host's memory.")
@@ -43,7 +49,12 @@ def plan(
         typer.Option(metavar="FILE|PLAN", help="Stage times: JSON {stage: ms}, or a plan to measure here. Repeatable."),
     ] = None,
     device_profile: Annotated[
-        str | None, typer.Option(metavar="NAME", help="Estimate stage times instead: rtx3090 (fp32), h100 (fp16).")
+        str | None,
+        typer.Option(
+            metavar="NAME",
+            help="Estimate stage times instead: rtx3090 (fp32), h100 (fp16).",
+            autocompletion=complete(DEVICE_PROFILES),
+        ),
     ] = None,
     top: Annotated[int, typer.Option(min=1, help="How many placements to show.")] = 10,
     trace: TraceOption = None,

@@ -9,6 +9,7 @@ import typer
 
 from parnet_deploy.cli.common import ForceOption, JsonOption, download_bar, emit, format_bytes, spinner
 from parnet_deploy.cli.import_ import ActivationOption, ConfigOption, EmaOption, describe_imported
+from parnet_deploy.cli.names import RELEASED, complete
 
 if TYPE_CHECKING:
     from parnet_deploy.weights.pull import PulledWeights
@@ -20,7 +21,9 @@ def pull(
     name: Annotated[
         str,
         typer.Argument(
-            help="parnet-s, -m, -l, -xl, -xl-reg-se13 or -xl-352 of the authors' release.", show_default=False
+            help="parnet-s, -m, -l, -xl, -xl-reg-se13 or -xl-352 of the authors' release.",
+            show_default=False,
+            autocompletion=complete(RELEASED),
         ),
     ],
     output: Annotated[

@@ -10,6 +10,7 @@ import typer
 
 from parnet_deploy.cli.common import ForceOption, JsonOption, emit, progress_bar, stderr
 from parnet_deploy.cli.import_ import ActivationName
+from parnet_deploy.cli.names import DATA, RECIPES, VARIANTS, complete
 
 if TYPE_CHECKING:
     from rich.progress import Progress as Bar
@@ -27,12 +28,22 @@ SPIN_COUNT = "1000"
 def train(
     data: Annotated[
         str,
-        typer.Option(help="'digits', or a folder: DIR/train/CLASS and DIR/val/CLASS, or DIR/CLASS to be split 80/20."),
+        typer.Option(
+            help="'digits', or a folder: DIR/train/CLASS and DIR/val/CLASS, or DIR/CLASS to be split 80/20.",
+            autocompletion=complete(DATA),
+        ),
     ],
     output: Annotated[Path, typer.Option("--output", "-o", help="Checkpoint to write (.safetensors).")],
-    model: Annotated[str, typer.Option(help="A registered variant; see: parnet-deploy models")] = "parnet_nano",
+    model: Annotated[
+        str, typer.Option(help="A registered variant; see: parnet-deploy models", autocompletion=complete(VARIANTS))
+    ] = "parnet_nano",
     recipe: Annotated[
-        str | None, typer.Option(help="digits or images; default: the one that fits the data.", show_default=False)
+        str | None,
+        typer.Option(
+            help="digits or images; default: the one that fits the data.",
+            show_default=False,
+            autocompletion=complete(RECIPES),
+        ),
     ] = None,
     epochs: Annotated[int | None, typer.Option(min=1, help="Epochs; default: the recipe's.")] = None,
     batch_size: Annotated[int | None, typer.Option(min=1, help="Images per update; default: the recipe's.")] = None,

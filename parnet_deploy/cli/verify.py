@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from parnet_deploy.cli.common import ForceOption, JsonOption, emit, format_bytes, spinner, stderr
+from parnet_deploy.cli.names import DATA, complete
 from parnet_deploy.errors import CheckFailedError, DataError
 
 if TYPE_CHECKING:
@@ -27,7 +28,11 @@ def verify(
     ] = None,
     data: Annotated[
         str | None,
-        typer.Option(help="'digits', an image or a folder of images to compare on.", rich_help_panel=_IMAGES),
+        typer.Option(
+            help="'digits', an image or a folder of images to compare on.",
+            rich_help_panel=_IMAGES,
+            autocompletion=complete(DATA),
+        ),
     ] = None,
     count: Annotated[
         int | None, typer.Option(min=1, max=65_536, help="Images of each kind; default: 4.", rich_help_panel=_IMAGES)

@@ -63,6 +63,7 @@ def test_other_dtypes_are_cast_and_nothing_is_changed(network: ParNet, images: t
     fusion_difference(network, size=(32, 32))
     for model, weights in zip((network, fused), before, strict=True):
         assert all(torch.equal(value, weights[name]) for name, value in model.state_dict().items())
+        assert {parameter.dtype for parameter in model.parameters()} == {torch.float32}
 
 
 def test_the_seed_and_the_batch_decide_the_images(network: ParNet) -> None:

@@ -37,9 +37,9 @@ def test_copies_take_their_time_on_the_lane_that_pushes() -> None:
     spans = simulate(commands, DURATIONS_MS, lambda copy: {"image": 1.0, "logits": 0.0}.get(copy.tensor, 2.0))
     # Upload, stream 3, its push to cuda:0, the join; the free download is left out.
     assert spans[-1] == Span(gpus[0], "join", 1.0 + 65.0 + 2.0, 1.0 + 65.0 + 2.0 + 16.0)
-    assert [span.stage for span in spans if span.is_copy and span.lane == gpus[2]] == [
-        "image to cuda:2",
-        "stream3 to cuda:0",
+    assert [span for span in spans if span.is_copy and span.lane == gpus[2]] == [
+        Span(gpus[2], "image to cuda:2", 0.0, 1.0, is_copy=True),
+        Span(gpus[2], "stream3 to cuda:0", 66.0, 68.0, is_copy=True),
     ]
 
 
