@@ -5,12 +5,18 @@ from __future__ import annotations
 import json
 import re
 import shlex
+import shutil
+import textwrap
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+from PIL import Image
 
+from parnet_deploy.artifacts.folders import open_card
 from parnet_deploy.cli.main import run_app
+from parnet_deploy.runtime import Session
 
 DOCS = Path(__file__).parents[2] / "docs"
 RUNNABLE = ("python", "sh")
@@ -52,3 +58,30 @@ def test_tutorial(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytes
     accuracy = json.loads(capsys.readouterr().out)
     assert accuracy["count"] == 24
     assert accuracy["top1"] >= 90.0
+
+
+def readme_block(heading: str) -> str:
+    """Return the first indented block below a heading of the README."""
+    section = (DOCS.parent / "README.md").read_text().split(f"## {heading}\n")[1]
+    return textwrap.dedent(re.findall(r"(?:^    .*\n|^\n(?=    ))+", section, re.MULTILINE)[0]).lstrip()
+
+
+@pytest.mark.usefixtures("one_thread")
+def test_readme(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The main job and its Python twin, on a small network in place of the one that is fetched."""
+    monkeypatch.chdir(tmp_path)
+    fetch, *commands = readme_block("The main job").splitlines()
+    assert fetch == "parnet-deploy pull parnet-l -o l.safetensors"
+    assert run_app(["init", "parnet_pico", "--seed", "0", "-o", "l.safetensors"]) == 0
+    random = np.random.default_rng(0)
+    Image.fromarray(random.integers(0, 256, (80, 80, 3), np.uint8)).save("photo.jpg")
+    assert [shlex.split(line)[1] for line in commands] == ["fuse", "export", "build", "verify", "run"]
+    for line in commands:
+        assert run_app(shlex.split(line)[1:]) == 0, line
+    for folder in ("bundle", "plan"):
+        shutil.move(folder, f"{folder}_by_commands")
+    size = open_card(Path("l.safetensors")).manifest.preprocessing.input_size
+    names: dict[str, Any] = {"images": random.standard_normal((1, *size)).astype(np.float32)}
+    exec(compile(readme_block("From Python"), "README.md", "exec"), names)  # the project's own page
+    with Session.open("plan_by_commands") as session:
+        np.testing.assert_array_equal(session.infer(names["images"]), names["logits"])
