@@ -108,6 +108,9 @@ def main() -> None:
     sys.exit(run_app(sys.argv[1:]))
 
 
+_INTERRUPTED = 130
+
+
 def run_app(arguments: list[str]) -> int:
     """Run a command and return its exit code; every expected error becomes a message on stderr."""
     debug = "--debug" in arguments
@@ -136,8 +139,19 @@ def run_app(arguments: list[str]) -> int:
 def _report(error: ParNetError, *, debug: bool) -> int:
     if debug:
         traceback.print_exc()
+    if _is_of_interrupt(error):
+        return _INTERRUPTED
     stderr().print(Text.assemble(("error:", "bold red"), f" {error}"), soft_wrap=True)
     return error.exit_code
+
+
+def _is_of_interrupt(error: BaseException | None) -> bool:
+    """Tell whether an error came up while Ctrl-C was unwinding what it had interrupted, and hid it."""
+    while error is not None:
+        if isinstance(error, KeyboardInterrupt):
+            return True
+        error = error.__cause__ or error.__context__
+    return False
 
 
 if __name__ == "__main__":

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from parnet_deploy.artifacts.files import SEAL, sha256_of_file
+from parnet_deploy.errors import ArtifactError
 
 NAMES = ["trained", "fused", "plain", "whole", "split", "plan_plain", "plan_whole", "plan_split"]
 
@@ -181,3 +182,17 @@ def test_debug_shows_the_traceback(cli, tmp_path: Path) -> None:
     found = cli("--debug", "inspect", tmp_path / "nothing")
     assert found.exit_code == 2
     assert "Traceback" in found.stderr
+
+
+def test_errors_that_an_interrupt_left_behind_are_one(cli, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A connection that does not close in good order while Ctrl-C unwinds is no failure of its own."""
+
+    def interrupted(*_: object, **__: object) -> None:
+        try:
+            raise KeyboardInterrupt
+        finally:
+            raise ArtifactError("closed too early")
+
+    monkeypatch.setattr("parnet_deploy.runtime.preprocess.find_images", interrupted)
+    found = cli("run", "plan", "photo.png")
+    assert (found.exit_code, found.stdout, found.stderr) == (130, "", "")

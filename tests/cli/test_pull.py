@@ -271,7 +271,7 @@ class TestProcesses:
             time.sleep(0.01)
         process.send_signal(sent)
         _, told = process.communicate()
-        assert process.returncode == code
+        assert process.returncode == code, told
         assert b"Traceback" not in told
         assert not cached.exists()
         kept = partial.read_bytes()
