@@ -93,14 +93,10 @@ def main() -> None:
     """Fetch, train, quantise and evaluate."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--output", type=Path, default=Path("out/emoji"), help="Folder to write; it must not exist.")
-    parser.add_argument(
-        "--packages", type=Path, default=Path("out/emoji-packages"), help="Where packages are kept."
-    )
+    parser.add_argument("--packages", type=Path, default=Path("out/emoji-packages"), help="Where packages are kept.")
     parser.add_argument("--model", default="parnet_pico", help="A registered variant.")
     parser.add_argument("--epochs", type=int, default=20)
-    parser.add_argument(
-        "--checkpoint", type=Path, help="A network that was trained so before."
-    )
+    parser.add_argument("--checkpoint", type=Path, help="A network that was trained so before.")
     asked = parser.parse_args()
     out: Path = asked.output
     if out.exists():

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from parnet_deploy.artifacts.files import read_manifest
 from parnet_deploy.artifacts.folders import open_bundle
 from parnet_deploy.artifacts.quantization import QuantizationReport
 from parnet_deploy.cli.main import run_app
@@ -46,7 +47,8 @@ def test_quantize_then_evaluate(digits_bundle: Path, tmp_path: Path, capsys: pyt
         < 0.42 * open_bundle(digits_bundle).file_of("whole").stat().st_size
     )
 
-    report = QuantizationReport.model_validate_json((output / "quantization.json").read_text())
+    path = output / "quantization.json"
+    report, _ = read_manifest(path, QuantizationReport, kind="quantization-report", schema_version=1)
     assert [score.method for score in report.methods] == ["min-max", "percentile", "mse", "entropy"]
     assert record.method == max(report.methods, key=lambda score: score.sqnr_db).method
     assert report.sqnr_db >= report.sqnr_db_without_bias_correction > 30
