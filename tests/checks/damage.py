@@ -13,9 +13,9 @@ from numpy.typing import NDArray
 from onnx import numpy_helper
 from torch import nn
 
-from parnet_deploy.artifacts.files import write_manifest
+from parnet_deploy.artifacts.files import read_manifest, write_manifest
 from parnet_deploy.artifacts.folders import open_bundle, open_card
-from parnet_deploy.artifacts.schemas import Bundle, FileRecord
+from parnet_deploy.artifacts.schemas import SCHEMA_VERSION, Bundle, FileRecord
 from parnet_deploy.models.checkpoints import load_network, save_checkpoint
 from parnet_deploy.models.parnet import ParNet
 
@@ -85,7 +85,7 @@ def damage_bundle(source: Path, target: Path, stage: str, block: str, change: Ch
 
 def _recorded_anew(folder: Path, stage: str) -> Bundle:
     """Return the manifest of a bundle with the record of one stage's file taken anew."""
-    manifest = Bundle.model_validate_json((folder / "bundle.json").read_bytes())
+    manifest, _ = read_manifest(folder / "bundle.json", Bundle, kind="bundle", schema_version=SCHEMA_VERSION)
     stages = tuple(
         entry.model_copy(update={"file": FileRecord.of(folder / entry.file.name)}) if entry.name == stage else entry
         for entry in manifest.stages

@@ -19,6 +19,7 @@ import numpy as np
 import pytest
 import torch
 
+from parnet_deploy.artifacts.folders import open_card
 from parnet_deploy.models import load_checkpoint
 from parnet_deploy.weights.cache import record_path_of
 from parnet_deploy.weights.releases import RELEASED
@@ -98,7 +99,7 @@ def test_json_again_offline_and_with_the_importers_options(cli, server: ReleaseS
     assert second["download"] == first["download"]
     assert not second["is_new"]
     assert second["checkpoint"] == "out/l.safetensors"
-    assert second["card"] == json.loads(Path("out/l.json").read_text())
+    assert second["card"] == open_card(Path("out/l.safetensors")).manifest.model_dump(mode="json")
     assert second["card"]["network"]["activation"] == "silu"
     assert second["card"]["origin"]["weight_set"] == "state_dict"
     assert len(server.requests) == 1
