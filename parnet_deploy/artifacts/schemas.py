@@ -17,23 +17,18 @@ from parnet_deploy.artifacts.fields import Parent as Parent
 from parnet_deploy.artifacts.fields import Positive as Positive
 from parnet_deploy.artifacts.fields import Sha256 as Sha256
 from parnet_deploy.artifacts.fields import StageName as StageName
+from parnet_deploy.artifacts.limits import MAX_BATCH, MAX_SIDE, MAX_THREADS, MAX_WIDTH
 from parnet_deploy.artifacts.quantization import Quantization
 
 SCHEMA_VERSION: Final = 1
 
 Precision = Literal["fp32", "fp16", "int8", "fp8"]
 Dtype = Literal["float32", "float16", "int8", "uint8"]
-# Far beyond any network, and small enough that products of two fit where libraries keep them.
-MAX_WIDTH: Final = 2**20
 Width = Annotated[int, Field(gt=0, le=MAX_WIDTH)]
 Depth = Annotated[int, Field(gt=0, le=1000)]
-MAX_BATCH: Final = 2**16
 BatchSize = Annotated[int, Field(gt=0, le=MAX_BATCH)]
-MAX_THREADS: Final = 4096
 Finite = Annotated[float, Field(allow_inf_nan=False)]
 Scale = Annotated[float, Field(gt=0, allow_inf_nan=False)]
-# No network takes larger images; what is larger would only ask for all memory.
-MAX_SIDE: Final = 8192
 Side = Annotated[int, Field(gt=0, le=MAX_SIDE)]
 
 

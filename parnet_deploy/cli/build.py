@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from parnet_deploy.artifacts.schemas import MAX_THREADS
+from parnet_deploy.artifacts.limits import MAX_THREADS
 from parnet_deploy.cli.common import ForceOption, JsonOption, describe, emit, format_bytes, spinner, stderr
 from parnet_deploy.cli.names import BACKENDS, complete
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from parnet_deploy.artifacts.schemas import MAX_BATCH, BatchRange
+from parnet_deploy.artifacts.limits import MAX_BATCH
 from parnet_deploy.cli.common import (
     CheckpointArgument,
     ForceOption,

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from parnet_deploy.artifacts.schemas import MAX_WIDTH
+from parnet_deploy.artifacts.limits import MAX_WIDTH
 from parnet_deploy.cli.common import ForceOption, JsonOption, emit, spinner
 from parnet_deploy.cli.import_ import ActivationName
 from parnet_deploy.cli.names import VARIANTS, complete

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from parnet_deploy.cli.common import ForceOption, JsonOption, emit, format_bytes, progress_bar
-from parnet_deploy.planning.partition import PARTITIONS
+from parnet_deploy.cli.names import PARTITIONS, complete
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -74,7 +74,12 @@ def quantize(
         typer.Option(help="What is not quantised; default: fp16 for tensorrt, else fp32.", show_default=False),
     ] = None,
     partition: Annotated[
-        str | None, typer.Option(metavar="NAME", help=f"Cut anew: {', '.join(PARTITIONS)}; default: the bundle's.")
+        str | None,
+        typer.Option(
+            metavar="NAME",
+            autocompletion=complete(PARTITIONS),
+            help=f"Cut anew: {', '.join(PARTITIONS)}; default: the bundle's.",
+        ),
     ] = None,
     force: ForceOption = False,
     as_json: JsonOption = False,

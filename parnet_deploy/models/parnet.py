@@ -13,7 +13,8 @@ from typing import Any, Literal
 from pydantic import ValidationError
 from torch import Tensor, nn
 
-from parnet_deploy.artifacts.schemas import MAX_SIDE, NetworkConfig, Preprocessing
+from parnet_deploy.artifacts.limits import MAX_SIDE
+from parnet_deploy.artifacts.schemas import NetworkConfig, Preprocessing
 from parnet_deploy.errors import NetworkError
 from parnet_deploy.models import blocks, fused
 from parnet_deploy.planning import partition as names

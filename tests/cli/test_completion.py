@@ -51,7 +51,7 @@ def test_names_are_those_of_the_registry(proposed: tuple[str, ...], registered: 
         ("init parnet_n", ["parnet_nano"]),
         ("train --model parnet_p", ["parnet_pico"]),
         ("plan b --link pcie", ["pcie4x16", "pcie3x16"]),
-        ("plan b --device-profile h", ["h100"]),
+        ("plan b --device-profile h", ["h100", "h100-int8", "h100-fp8"]),
         ("pull parnet-xl-", ["parnet-xl-reg-se13", "parnet-xl-352"]),
         ("evaluate plan dig", ["digits"]),
         ("evaluate plan pho", []),  # the shell proposes files
@@ -95,7 +95,11 @@ def test_help_imports_nothing_heavy(arguments: list[str]) -> None:
     imported = set(run_python(code, *arguments).splitlines()[-1].split())
     assert "typer" in imported
     ours = {name.split(".")[1] for name in imported if name.startswith("parnet_deploy.")}
-    assert ours == {"cli", "errors"}
+    assert ours == {"artifacts", "cli", "errors"}
+    assert {name for name in imported if "parnet_deploy.artifacts" in name} == {
+        "parnet_deploy.artifacts",
+        "parnet_deploy.artifacts.limits",
+    }
     heavy = {
         "torch",
         "timm",

@@ -14,6 +14,8 @@ from pathlib import Path
 import pytest
 import typer
 
+from parnet_deploy.artifacts.files import write_manifest
+from parnet_deploy.artifacts.folders import open_card
 from parnet_deploy.cli.main import app
 from tests.weights.server import ReleaseServer
 
@@ -22,6 +24,8 @@ PIPELINE = {
     "parnet_l.safetensors": "trained",
     "parnet_l_fused.safetensors": "fused",
     "bundle": "split",
+    "bundle_split": "split",
+    "bundle_fp32": "whole",
     "plan": "plan_split",
     "plain_plan": "plan_plain",
     "fused_plan": "plan_whole",
@@ -36,6 +40,9 @@ OUTPUT_OPTIONS = {"-o", "--output", "--write-golden", "--junit", "--trace"}
 SHORTENED = {
     "serve-bench": ["--rounds", "1", "--duration", "0.001", "--min-queries", "4"],
     "train": ["--epochs", "1"],
+    # What random weights answer is no loss.
+    "quantize": ["--images", "16", "--method", "min-max", "--max-drop", "100"],
+    "tune": ["--budget", "1", "--backend", "onnxruntime", "--no-cache", "--no-crossover"],
 }
 
 # Why an example is parsed and not run here.
@@ -77,8 +84,9 @@ def provide(name: str, pipeline: dict[str, Path], data_dir: Path, cli: Callable[
             shutil.copytree(source, name)
         else:
             shutil.copy(source, name)
-            card = source.with_suffix(".json").read_text().replace(source.name, name)
-            Path(name).with_suffix(".json").write_text(card)
+            card = open_card(source).manifest
+            weights = card.weights.model_copy(update={"name": name})
+            write_manifest(Path(name).with_suffix(".json"), card.model_copy(update={"weights": weights}))
     elif name in DATA:
         shutil.copy(data_dir / DATA[name], name)
     elif name == "cat.jpg":
@@ -86,6 +94,9 @@ def provide(name: str, pipeline: dict[str, Path], data_dir: Path, cli: Callable[
     elif name == "holiday/":
         Path(name).mkdir()
         _photograph(Path(name) / "beach.jpg")
+    elif name == "bundle_int8":
+        quantize = ("quantize", pipeline["whole"], "--data", "digits", *SHORTENED["quantize"])
+        assert cli(*quantize, "-o", name).exit_code == 0  # type: ignore[attr-defined]
     elif name == "plan.golden.json":
         assert cli("verify", "plan", "--write-golden", name).exit_code == 0  # type: ignore[attr-defined]
 
