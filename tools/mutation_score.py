@@ -32,10 +32,10 @@ def outcomes(folder: Path) -> dict[str, dict[str, str]]:
     return found
 
 
-def score(counts: Counter[str]) -> float:
-    """Return the share of the mutants that were run and were caught."""
+def score(counts: Counter[str]) -> float | None:
+    """Return the share of the mutants that were run and were caught; None if none was run."""
     ran = counts["caught"] + counts["survived"] + counts["no tests"]
-    return counts["caught"] / ran if ran else 0.0
+    return counts["caught"] / ran if ran else None
 
 
 def table(found: dict[str, dict[str, str]]) -> str:
@@ -51,7 +51,8 @@ def table(found: dict[str, dict[str, str]]) -> str:
 
 def _row(name: str, counts: Counter[str]) -> str:
     columns = (sum(counts.values()), *(counts[key] for key in ("caught", "survived", "no tests", "not run")))
-    return f"| {name} | {' | '.join(map(str, columns))} | {score(counts):.1%} |"
+    found = score(counts)
+    return f"| {name} | {' | '.join(map(str, columns))} | {'-' if found is None else f'{found:.1%}'} |"
 
 
 def main() -> int:
@@ -64,7 +65,8 @@ def main() -> int:
         for mutant, outcome in mutants.items():
             if outcome in ("survived", "no tests"):
                 sys.stdout.write(f"{outcome}: {mutant}\n")
-    return int(score(sum((Counter(mutants.values()) for mutants in found.values()), Counter())) < 0.9)
+    total = sum((Counter(mutants.values()) for mutants in found.values()), Counter())
+    return int((score(total) or 0.0) < 0.9)
 
 
 if __name__ == "__main__":
