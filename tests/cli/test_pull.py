@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 import os
@@ -251,7 +252,9 @@ class TestProcesses:
 
     def start(self, server: ReleaseServer) -> subprocess.Popen[bytes]:
         command = [sys.executable, "-m", "parnet_deploy.cli.main", "pull", "parnet-l", "--raw", "--from", server.url]
-        return subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+        # Background jobs of a shell ignore Ctrl-C, and hand that on to whatever they start.
+        heeds = functools.partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
+        return subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, preexec_fn=heeds)
 
     def test_several_at_once_are_all_right(self, server: ReleaseServer, cached: Path, released: bytes) -> None:
         running = [self.start(server) for _ in range(3)]
