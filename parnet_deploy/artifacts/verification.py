@@ -142,12 +142,16 @@ class Departure(Frozen):
 
 
 class Comparison(Frozen):
-    """The difference between two artefacts on a set of images; `tolerance` is the logits'."""
+    """The difference between two artefacts on a set of images.
+
+    `tolerance` is what the logits, `agreement` what the classes were held to; None: measured, but not judged.
+    """
 
     images: str
     count: Positive
     logits: Difference
     top1_agreement: Share
+    agreement: Share | None = None
     stages: tuple[Difference, ...] = ()
     layers: tuple[LayerDifference, ...] = ()
     tolerance: Number | None

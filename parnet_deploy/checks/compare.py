@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any, Literal
 
 from numpy.typing import NDArray
@@ -30,15 +30,19 @@ def compare(
     *,
     detail: Detail = "logits",
     tolerance: float | None = None,
+    reported: Collection[str] = (),
 ) -> tuple[Comparison, ...]:
-    """Compare two artefacts on each named set of images `[N, C, H, W]`.
+    """Compare two artefacts on each named set of images `[N, C, H, W]`; on those `reported`, classes are not judged.
 
     Raises:
         CheckFailedError: the artefacts are of different networks: other classes or another input size.
     """
     check_same_network(a, b)
     bound = tolerance_for(a.precision, b.precision, tolerance)
-    return tuple(_compare_on(name, a, b, batch, detail, bound) for name, batch in images.items())
+    without = bound.model_copy(update={"agreement": None})
+    return tuple(
+        _compare_on(name, a, b, batch, detail, without if name in reported else bound) for name, batch in images.items()
+    )
 
 
 def check_same_network(a: Predictor, b: Predictor) -> None:
@@ -96,6 +100,7 @@ def make_comparison(
         count=count,
         logits=logits,
         top1_agreement=agreement,
+        agreement=bound.agreement,
         stages=stages,
         layers=layers,
         tolerance=bound.logits,

@@ -9,7 +9,7 @@ from parnet_deploy.artifacts.golden import Golden, read_golden, write_golden
 from parnet_deploy.artifacts.verification import Verification
 from parnet_deploy.checks.compare import Detail, compare
 from parnet_deploy.checks.golden import changes_since, compare_golden, make_golden
-from parnet_deploy.checks.images import comparison_images
+from parnet_deploy.checks.images import comparison_images, random_beside_real
 from parnet_deploy.checks.predictors import open_predictor
 from parnet_deploy.checks.provenance import describe_environment
 from parnet_deploy.checks.tolerances import tolerance_for
@@ -39,8 +39,10 @@ def verify_artefacts(
     with open_predictor(a) as first, open_predictor(b) as second:
         # The later artefact may have been exported at a resolution of its own.
         preprocessing = second.preprocessing if second.kind != "checkpoint" else first.preprocessing
-        images = {entry.name: entry.pixels for entry in comparison_images(preprocessing, data, count, seed)}
-        comparisons = compare(first, second, images, detail=detail, tolerance=tolerance)
+        sets = comparison_images(preprocessing, data, count, seed)
+        images = {entry.name: entry.pixels for entry in sets}
+        reported = random_beside_real([entry.record() for entry in sets])
+        comparisons = compare(first, second, images, detail=detail, tolerance=tolerance, reported=reported)
         bound = tolerance_for(first.precision, second.precision, tolerance)
         return make_verification(first.record, second.record, first.network, comparisons, bound)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -56,6 +57,16 @@ def comparison_images(
         photographs = _photographs(preprocessing)
         sets.append(Images("real (photographs of scikit-learn)", "photographs", photographs))
     return (*sets, Images("random", "synthetic", random_images(preprocessing, count, seed), seed))
+
+
+def random_beside_real(sets: Sequence[ImageSet]) -> frozenset[str]:
+    """Return the names of random sets if there are real ones beside them.
+
+    Noise has no class: a sound quantised network may answer it otherwise, one lone image in twenty. So classes are
+    judged on real images where there are any.
+    """
+    random = frozenset(entry.name for entry in sets if entry.source == "synthetic")
+    return random if len(random) < len(sets) else frozenset()
 
 
 def _real_images(preprocessing: Preprocessing, data: str, count: int) -> Images:

@@ -62,7 +62,7 @@ def _add_suite(root: ElementTree.Element, verification: Verification, comparison
         case = _element(suite, "testcase", classname=name, name=entry.name)
         if not entry.passed:
             _element(case, "failure", _details(entry), message=describe_failure(entry), type="difference")
-    required = verification.tolerance.agreement
+    required = comparison.agreement
     if required is not None:
         case = _element(suite, "testcase", classname=name, name="top-1 agreement")
         if comparison.top1_agreement < required:

@@ -61,7 +61,8 @@ def verdict(verification: Verification) -> str:
         return "identical to the bit"
     if bound.logits is None:
         outcome = "agree" if verification.passed else "DISAGREE"
-        return f"{outcome}: at least {bound.agreement or 0:.0%} of the images must get the same class"
+        judged = " and ".join(entry.images for entry in verification.comparisons if entry.agreement is not None)
+        return f"{outcome}: at least {bound.agreement or 0:.0%} of the {judged} images must get the same class"
     return f"{'same' if verification.passed else 'DIFFERENT'} within {bound.logits:.0e} relative"
 
 
@@ -94,8 +95,8 @@ def failure(verification: Verification) -> str:
     failed = [entry for comparison in judged for entry in entries_of(comparison) if not entry.passed]
     if failed:
         return describe_failure(max(failed, key=lambda entry: entry.size))
-    least = min(comparison.top1_agreement for comparison in judged)
-    return f"only {least:.1%} of the images get the same class, {verification.tolerance.agreement:.0%} are required"
+    least = min(judged, key=lambda comparison: comparison.top1_agreement)
+    return f"only {least.top1_agreement:.1%} of the images get the same class, {least.agreement:.0%} are required"
 
 
 def describe_failure(entry: Difference) -> str:

@@ -11,8 +11,9 @@ import pytest
 from parnet_deploy.artifacts.golden import MAX_GOLDEN_BYTES, Golden, PackedArray, read_golden, write_golden
 from parnet_deploy.artifacts.verification import Change
 from parnet_deploy.checks.gate import remember, verify_golden
-from parnet_deploy.checks.golden import changes_since
+from parnet_deploy.checks.golden import changes_since, compare_golden
 from parnet_deploy.checks.predictors import open_predictor
+from parnet_deploy.checks.tolerances import TOLERANCES
 from parnet_deploy.datasets.synthetic import random_images
 from parnet_deploy.errors import ArtifactError, CheckFailedError, DataError, InferenceError, OutputExistsError
 from parnet_deploy.planning.layers import network_layers
@@ -120,6 +121,19 @@ def test_real_images_are_told_by_their_pixels(checkpoint: Make, tmp_path: Path) 
         verify_golden(artefact, tmp_path / "files.json")
     with pytest.raises(DataError, match="not those that the golden file was written for"):
         verify_golden(artefact, tmp_path / "files.json", data=str(tmp_path / "b"))
+
+
+def test_classes_are_judged_on_the_real_images(checkpoint: Make, golden: Path, tmp_path: Path) -> None:
+    artefact = checkpoint("three_streams", "fused")
+    remember(artefact, tmp_path / "digits.json", data="digits", count=2)
+    with open_predictor(artefact) as predictor:
+        found = compare_golden(read_golden(tmp_path / "digits.json"), predictor, TOLERANCES["int8"])
+        assert [(comparison.images, comparison.agreement) for comparison in found] == [
+            ("real (held-out digits)", 0.98),
+            ("random", None),
+        ]
+        (alone,) = compare_golden(read_golden(golden), predictor, TOLERANCES["int8"])
+        assert alone.agreement == 0.98
 
 
 def test_random_images_that_changed_are_told(checkpoint: Make, golden: Path, tmp_path: Path) -> None:

@@ -7,9 +7,11 @@ import itertools
 import numpy as np
 import pytest
 
+from parnet_deploy.artifacts.golden import ImageSet, ImageSource
 from parnet_deploy.artifacts.schemas import Precision
 from parnet_deploy.checks.compare import compare
 from parnet_deploy.checks.departure import GROWTH
+from parnet_deploy.checks.images import random_beside_real
 from parnet_deploy.checks.tolerances import TOLERANCES, tolerance_for
 from parnet_deploy.errors import EngineError
 from tests.checks.test_compare import FixedPredictor
@@ -68,6 +70,23 @@ def test_int8_is_held_to_classes_and_not_to_differences(agreeing: int, passed: b
     assert found.logits.passed
     assert found.tolerance is None
     assert found.passed == passed
+
+
+def test_classes_are_judged_on_noise_only_where_there_is_nothing_else() -> None:
+    logits = np.tile([[1.0, 0.0]], (10, 1))
+    a, b = FixedPredictor(logits), FixedPredictor(1 - logits, precision="int8")
+    images = {"real": np.zeros((10, 3, 8, 8)), "random": np.zeros((10, 3, 8, 8))}
+    real, random = compare(a, b, images, reported={"random"})
+    assert (real.top1_agreement, real.agreement, real.passed) == (0.0, 0.98, False)
+    assert (random.top1_agreement, random.agreement, random.passed) == (0.0, None, True)
+
+    def a_set(name: str, source: ImageSource) -> ImageSet:
+        return ImageSet(name=name, source=source, count=1, sha256="0" * 64)
+
+    real_sets = [a_set("photographs", "photographs"), a_set("digits", "digits"), a_set("files", "files")]
+    noise = a_set("random", "synthetic")
+    assert random_beside_real([noise]) == frozenset()
+    assert all(random_beside_real([real_set, noise]) == {"random"} for real_set in real_sets)
 
 
 def test_not_a_number_fails_without_a_tolerance() -> None:
