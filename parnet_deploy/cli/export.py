@@ -30,6 +30,7 @@ class PrecisionName(StrEnum):
 
     fp32 = "fp32"
     fp16 = "fp16"
+    bf16 = "bf16"
 
 
 def export(
