@@ -53,9 +53,13 @@ def test_a_new_classifier_is_carried_over(network: ParNet) -> None:
     network.reset_classifier(5)
     images = torch.randn(1, 3, 32, 32, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
-        torch.testing.assert_close(network(images), fuse(network)(images), rtol=1e-4, atol=1e-4)
+        fused = fuse(network)
+        torch.testing.assert_close(network(images), fused(images), rtol=1e-4, atol=1e-4)
+        assert fused.num_classes == 5
         network.reset_classifier(0)
-        assert fuse(network)(images).shape == (1, 10)
+        headless = fuse(network)
+        assert headless(images).shape == (1, 10)
+        assert headless.num_classes == 0
 
 
 @pytest.mark.parametrize("place", ["", "stream2.0.skip", "fusion2.norm_finer", "head.drop"])

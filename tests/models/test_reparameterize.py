@@ -45,6 +45,10 @@ def test_reparameterizing_twice_does_nothing(block: ConvBranches | PointwiseBloc
         torch.testing.assert_close(before, after, rtol=1e-6, atol=1e-7)
 
 
-def test_batchnorm_without_statistics_has_no_affine_form() -> None:
+@pytest.mark.parametrize("missing", [("running_mean",), ("running_var",), ("running_mean", "running_var")])
+def test_batchnorm_without_statistics_has_no_affine_form(missing: tuple[str, ...]) -> None:
+    norm = torch.nn.BatchNorm2d(2)
+    for name in missing:
+        setattr(norm, name, None)
     with pytest.raises(TypeError, match="running statistics"):
-        batchnorm_affine(torch.nn.BatchNorm2d(2, track_running_stats=False))
+        batchnorm_affine(norm)
