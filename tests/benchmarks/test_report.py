@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.records import Results
+from benchmarks.cases import BASELINE
+from benchmarks.records import ContenderResult, Results
 from benchmarks.report import write_report
 
 MakeResults = Callable[..., Results]
@@ -48,6 +49,21 @@ def test_promises_are_held_against_the_measurement(
     same = [line for line in lines if line.startswith("| parnet_l: parnet-deploy, onnxruntime, whole ")]
     assert len(same) == 1
     assert same[0].endswith("| 1.01 (1.01 to 1.01) |  |  |" if best == "ncnn" else "| 1.03 | no |")
+
+
+def test_what_is_promised_of_int8(
+    make_results: MakeResults, make_entry: Callable[..., ContenderResult], tmp_path: Path
+) -> None:
+    results = make_results()
+    first = results.cases[0]
+    quantized = make_entry("parnet-deploy, int8", "ours", [30.0, 30.0, 30.0], precision="int8")
+    eager = make_entry("eager, unfused", "reference", [120.0, 120.0, 180.0])
+    case = first.model_copy(update={"contenders": (*first.contenders, quantized, eager)})
+    lines = page_of(tmp_path, results.model_copy(update={"cases": (case, *results.cases[1:])})).splitlines()
+    assert f"| parnet_l: parnet-deploy, int8 (int8) | {BASELINE} | 3.33 (3.33 to 3.33) | 3.00 | yes |" in lines
+    assert "| parnet_l: parnet-deploy, int8 (int8) | eager, unfused | 4.00 (4.00 to 6.00) | 5.00 | no |" in lines
+    # What is promised of float32 is held by float32.
+    assert any(line.startswith("| parnet_l: parnet-deploy, ncnn, whole |") for line in lines)
 
 
 def test_a_busy_machine_is_said_to_be_one(make_results: MakeResults, tmp_path: Path) -> None:
