@@ -111,7 +111,7 @@ def test_a_server_that_stalls_is_left_and_the_rest_fetched_later(
 
 
 def test_a_server_that_never_answers_is_left(server: ReleaseServer, fetch: Fetch, partial: Path) -> None:
-    server.replies.append(lambda handler: handler.release.ended.wait() and None)
+    server.replies.append(lambda handler: handler.server.ended.wait() and None)
     with pytest.raises(DownloadError, match="the server sent nothing"):
         fetch(stall_s=0.2)
     assert not partial.exists()
@@ -121,11 +121,11 @@ def up_to(cut: int) -> Reply:
     """Send the range that is asked for, but only up to the byte `cut` of the file, then close the connection."""
 
     def reply(handler: Handler) -> None:
-        total = len(handler.release.data)
+        total = len(handler.server.data)
         first = int(handler.headers.get("Range", "bytes=0-").removeprefix("bytes=").removesuffix("-"))
         told = {"Content_Range": f"bytes {first}-{total - 1}/{total}"} if first else {}
         handler.start(206 if first else 200, total - first, **told)
-        handler.wfile.write(handler.release.data[first:cut])
+        handler.wfile.write(handler.server.data[first:cut])
         handler.close_connection = True
 
     return reply
