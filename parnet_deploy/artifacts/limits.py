@@ -6,5 +6,6 @@ from typing import Final
 MAX_WIDTH: Final = 2**20
 MAX_BATCH: Final = 2**16
 MAX_THREADS: Final = 4096
+MAX_EPOCHS: Final = 10_000
 # No network takes larger images; what is larger would only ask for all memory.
 MAX_SIDE: Final = 8192

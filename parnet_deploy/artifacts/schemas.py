@@ -22,7 +22,7 @@ from parnet_deploy.artifacts.quantization import Quantization
 
 SCHEMA_VERSION: Final = 1
 
-Precision = Literal["fp32", "fp16", "int8", "fp8"]
+Precision = Literal["fp32", "fp16", "bf16", "int8", "fp8"]
 Dtype = Literal["float32", "float16", "int8", "uint8"]
 Width = Annotated[int, Field(gt=0, le=MAX_WIDTH)]
 Depth = Annotated[int, Field(gt=0, le=1000)]

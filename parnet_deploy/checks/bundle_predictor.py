@@ -33,7 +33,11 @@ class BundlePredictor:
         self.preprocessing = manifest.preprocessing
         self.label_names = manifest.label_names
         self.num_classes = manifest.network.num_classes
-        self._sessions = [(stage, open_reference(self._bundle.file_of(stage.name))) for stage in manifest.stages]
+        is_bfloat16 = manifest.precision == "bf16"
+        self._sessions = [
+            (stage, open_reference(self._bundle.file_of(stage.name), is_bfloat16=is_bfloat16))
+            for stage in manifest.stages
+        ]
         self._layers: GraphLayers | None = None
 
     def predict(self, images: Array) -> Array:

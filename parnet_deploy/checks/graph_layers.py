@@ -44,11 +44,11 @@ def find_values(names: Sequence[str], layers: Sequence[Layer], activation: str) 
 class _Stage:
     """A stage's graph that answers with the layers inside it too."""
 
-    def __init__(self, stage: Stage, path: Path, layers: Sequence[Layer], activation: str) -> None:
+    def __init__(self, stage: Stage, path: Path, layers: Sequence[Layer], graph: Graph) -> None:
         self.inputs, self.name = stage.inputs, stage.name
-        found = find_values(value_names(path), layers, activation)
+        found = find_values(value_names(path), layers, graph.network.activation)
         self.inner = {tensor: value for tensor, value in found.items() if tensor not in stage.outputs}
-        self._session = open_reference(path, also=tuple(self.inner.values()))
+        self._session = open_reference(path, also=tuple(self.inner.values()), is_bfloat16=graph.precision == "bf16")
 
     def run(self, feeds: Mapping[str, Array]) -> dict[str, Array]:
         fed = {name: feeds[name] for name in self.inputs}
@@ -63,7 +63,7 @@ class GraphLayers:
         layers = network_layers(graph.network)
         self._graph = graph
         self._between = [stage for stage, _ in files]
-        self._stages = [_Stage(stage, path, layers, graph.network.activation) for stage, path in files]
+        self._stages = [_Stage(stage, path, layers, graph) for stage, path in files]
 
     def read(self, images: Array, tensors: Mapping[str, Array]) -> Layers:
         """Return every layer's copies, given the images and the tensors between the stages that they lead to.

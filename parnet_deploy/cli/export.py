@@ -30,6 +30,7 @@ class PrecisionName(StrEnum):
 
     fp32 = "fp32"
     fp16 = "fp16"
+    bf16 = "bf16"
 
 
 def export(
@@ -70,7 +71,7 @@ def export(
             raise ExportError("--batch and --dynamic-batch exclude each other", remedy="pass one of them")
         sizes = parse_batch_range(dynamic_batch)
     options = ExportOptions(
-        partition="streams" if split_streams else (partition or "whole"),
+        partition="streams" if split_streams else ("whole" if partition is None else partition),
         precision=precision.value,
         batch=sizes,
         resolution=resolution,

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from parnet_deploy.cli.common import CheckpointArgument, ForceOption, JsonOption, emit, spinner, stderr
+from parnet_deploy.errors import OutputExistsError
 
 
 def fuse(
@@ -27,6 +28,10 @@ def fuse(
     from parnet_deploy.models.checkpoints import load_network, save_checkpoint
 
     refuse_file(output, force=force)
+    if output.exists() and output.resolve() == checkpoint.resolve():
+        raise OutputExistsError(
+            "the fused checkpoint would replace the one it is made from", where=output, remedy="choose another name"
+        )
     opened = open_card(checkpoint)
     card = opened.manifest
     if card.form == "fused":

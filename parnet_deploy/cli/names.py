@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable
 
 BACKENDS = ("onnxruntime", "onnxruntime-cuda", "tensorrt", "torch", "ncnn", "openvino", "null")
 DATA = ("digits",)
-DEVICE_PROFILES = ("rtx3090", "h100", "h100-int8", "h100-fp8")
+DEVICE_PROFILES = ("rtx3090", "h100", "h100-bf16", "h100-int8", "h100-fp8")
 LINKS = ("nvlink4", "pcie4x16", "pcie3x16")
 PARTITIONS = ("whole", "streams", "shared-stem", "terms", "terms-shared-stem")
 RECIPES = ("digits", "images")

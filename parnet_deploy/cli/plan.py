@@ -52,7 +52,7 @@ def plan(
         str | None,
         typer.Option(
             metavar="NAME",
-            help="Estimate stage times instead: rtx3090 (fp32), h100 (fp16).",
+            help=f"Estimate stage times instead: {', '.join(DEVICE_PROFILES)}.",
             autocompletion=complete(DEVICE_PROFILES),
         ),
     ] = None,

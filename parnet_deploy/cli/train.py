@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from parnet_deploy.artifacts.limits import MAX_EPOCHS
 from parnet_deploy.cli.common import ForceOption, JsonOption, emit, progress_bar, stderr
 from parnet_deploy.cli.import_ import ActivationName
 from parnet_deploy.cli.names import DATA, RECIPES, VARIANTS, complete
@@ -45,7 +46,7 @@ def train(
             autocompletion=complete(RECIPES),
         ),
     ] = None,
-    epochs: Annotated[int | None, typer.Option(min=1, help="Epochs; default: the recipe's.")] = None,
+    epochs: Annotated[int | None, typer.Option(min=1, max=MAX_EPOCHS, help="Epochs; default: the recipe's.")] = None,
     batch_size: Annotated[int | None, typer.Option(min=1, help="Images per update; default: the recipe's.")] = None,
     lr: Annotated[float | None, typer.Option(help="Peak learning rate; default: the recipe's.")] = None,
     seed: Annotated[int, typer.Option(min=0, help="The same seed gives the same weights on the same CPU.")] = 0,

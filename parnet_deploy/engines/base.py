@@ -10,7 +10,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from parnet_deploy.artifacts.schemas import BatchRange, DeviceRecord, Graph, Lane, Stage, TensorSpec
+from parnet_deploy.artifacts.schemas import BatchRange, DeviceRecord, Graph, Lane, Precision, Stage, TensorSpec
 from parnet_deploy.errors import EngineError
 
 # float32, float16 or 8-bit integers, as the tensor's specification says.
@@ -35,6 +35,7 @@ class StageSpec:
     threads: int
     is_alone: bool
     cores: tuple[int, ...] = ()
+    precision: Precision = "fp32"
 
     @property
     def tensors(self) -> dict[str, TensorSpec]:
@@ -60,6 +61,7 @@ def stage_spec(
         threads=threads,
         is_alone=is_alone,
         cores=cores,
+        precision=graph.precision,
     )
 
 

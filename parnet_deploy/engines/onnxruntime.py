@@ -218,10 +218,11 @@ class OnnxRuntimeBackend:
         return OnnxRuntimeEngine(open_session(engine_path, options, spec, "load"), spec)
 
 
-def open_reference(onnx_path: Path, *, also: Sequence[str] = ()) -> Any:
+def open_reference(onnx_path: Path, *, also: Sequence[str] = (), is_bfloat16: bool = False) -> Any:
     """Open an ONNX file unoptimised, on the CPU: the reading that engines are compared with.
 
-    `also` names values inside the graph that the session shall return as well.
+    `also` names values inside the graph that the session shall return as well. A graph that computes in bfloat16, for
+    which there are no kernels, is computed in float32 and rounded where it rounds.
 
     Raises:
         EngineError: ONNX Runtime cannot read the file.
@@ -230,7 +231,7 @@ def open_reference(onnx_path: Path, *, also: Sequence[str] = ()) -> Any:
     options.log_severity_level = _FATAL_ONLY
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
     try:
-        model = _with_outputs(onnx_path, also) if also else str(onnx_path)
+        model = _changed(onnx_path, also, is_bfloat16=is_bfloat16) if also or is_bfloat16 else str(onnx_path)
         return onnxruntime.InferenceSession(model, options, providers=[_PROVIDER])
     except Exception as error:
         raise EngineError(f"ONNX Runtime cannot read the file ({error})", where=onnx_path) from error
@@ -245,10 +246,12 @@ def run_reference(session: Any, names: Sequence[str], feeds: Mapping[str, Array]
         raise EngineError(f"ONNX Runtime cannot run stage {where!r}: {reason}") from error
 
 
-def _with_outputs(onnx_path: Path, names: Sequence[str]) -> bytes:
+def _changed(onnx_path: Path, names: Sequence[str], *, is_bfloat16: bool) -> bytes:
     import onnx
 
-    model = onnx.load(onnx_path)
+    from parnet_deploy.graphs.bfloat16 import in_float32
+
+    model = in_float32(onnx.load(onnx_path)) if is_bfloat16 else onnx.load(onnx_path)
     # ONNX Runtime infers their types itself.
     model.graph.output.extend(onnx.ValueInfoProto(name=name) for name in names)
     return bytes(model.SerializeToString())

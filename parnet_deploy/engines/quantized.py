@@ -1,11 +1,11 @@
-"""Which backends take a quantised bundle, and where it runs in integers (docs/quantization.md)."""
+"""Which backends take a bundle's precision, and where a quantised one runs in integers (docs/quantization.md)."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
 from parnet_deploy.artifacts.quantization import Target
-from parnet_deploy.artifacts.schemas import Bundle, DeviceRecord
+from parnet_deploy.artifacts.schemas import Bundle, DeviceRecord, Precision
 from parnet_deploy.errors import EngineError
 
 # Targets whose form a backend can read, and those among them that it turns into integer arithmetic.
@@ -17,16 +17,24 @@ _READS: dict[str, tuple[Target, ...]] = {
 }
 _RUNS_IN_INTEGERS: dict[str, tuple[Target, ...]] = {**_READS, "onnxruntime": ("cpu",)}
 
-# Tensor cores compute in float8 from Ada Lovelace (8.9) on.
-_LEAST_FP8_CAPABILITY = 89
+# ONNX Runtime has no bfloat16 convolution for processors; ncnn takes float32 alone.
+_COMPUTES_BFLOAT16 = ("openvino", "tensorrt", "null")
+
+# Tensor cores compute in float8 from Ada Lovelace (8.9) on, in bfloat16 from Ampere (8.0) on.
+_LEAST_CAPABILITY: dict[Precision, int] = {"fp8": 89, "bf16": 80}
 
 
 def check_form(bundle: Bundle, backend: str) -> None:
-    """Check that a backend takes a bundle in the form that it is quantised in, if it is.
+    """Check that a backend takes a bundle's precision, and the form that it is quantised in if it is.
 
     Raises:
-        EngineError: the form is for another backend.
+        EngineError: the precision or the form is for another backend.
     """
+    if bundle.precision == "bf16" and backend not in _COMPUTES_BFLOAT16:
+        raise EngineError(
+            f"the bundle is in bf16, which backend {backend!r} does not compute",
+            remedy=f"build with {' or '.join(_COMPUTES_BFLOAT16[:2])}, or export with --precision fp32 or fp16",
+        )
     if bundle.quantization is None:
         return
     target, readable = bundle.quantization.target, _READS.get(backend, ())
@@ -39,19 +47,20 @@ def check_form(bundle: Bundle, backend: str) -> None:
 
 
 def check_capability(bundle: Bundle, devices: Sequence[DeviceRecord]) -> None:
-    """Check that GPUs have the arithmetic of a bundle in float8.
+    """Check that GPUs have the arithmetic of a bundle in float8 or bfloat16.
 
     Raises:
         EngineError: a GPU without it.
     """
-    if bundle.precision != "fp8":
-        return
+    least = _LEAST_CAPABILITY.get(bundle.precision, 0)
+    remedy = "quantise with --precision int8" if bundle.precision == "fp8" else "export with --precision fp16"
     for device in devices:
         for name in device.capability.split():
-            if name.startswith("sm") and int(name[2:].rstrip("+")) < _LEAST_FP8_CAPABILITY:
+            if name.startswith("sm") and int(name[2:].rstrip("+")) < least:
                 raise EngineError(
-                    f"the bundle is in fp8, which needs compute capability 8.9; {device.device} is {device.name}",
-                    remedy="quantise with --precision int8, or build for later GPUs only",
+                    f"the bundle is in {bundle.precision}, which needs compute capability {least / 10}; "
+                    f"{device.device} is {device.name}",
+                    remedy=f"{remedy}, or build for later GPUs only",
                 )
 
 

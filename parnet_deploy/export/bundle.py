@@ -27,7 +27,7 @@ from parnet_deploy.datasets.synthetic import random_images
 from parnet_deploy.errors import CheckFailedError
 from parnet_deploy.export.cleanup import clean, keep_outputs
 from parnet_deploy.export.graph import export_graph, named_tensors
-from parnet_deploy.graphs.half import halve_within, relative_difference
+from parnet_deploy.graphs.half import BFLOAT16, FLOAT16, HalfType, halve_within, relative_difference
 from parnet_deploy.graphs.run import run_graph
 from parnet_deploy.graphs.stages import write_stages
 from parnet_deploy.models.checkpoints import load_network
@@ -35,8 +35,9 @@ from parnet_deploy.models.parnet import preprocessing_at
 from parnet_deploy.planning.partition import IMAGE, LOGITS, partition
 
 # Relative to the largest logit. float32: another order of summation over 12 layers stays near 1e-6. float16: each of 12
-# layers rounds to 11 bits, 5e-4; their sum stays below ten of those.
-PARITY_TOLERANCE: dict[Precision, float] = {"fp32": 1e-5, "fp16": 5e-3}
+# layers rounds to 11 bits, 5e-4; their sum stays below ten of those. bfloat16: 8 bits, eight times as coarse.
+PARITY_TOLERANCE: dict[Precision, float] = {"fp32": 1e-5, "fp16": 5e-3, "bf16": 4e-2}
+_HALF_TYPES: dict[Precision, HalfType] = {"fp16": FLOAT16, "bf16": BFLOAT16}
 
 _TOOLS = ("torch", "onnx", "onnx-ir", "onnxscript", "onnxsim", "onnxruntime")
 
@@ -88,10 +89,16 @@ def export_bundle(
     keep_outputs(whole, (LOGITS,))
     feeds: dict[str, NDArray[Any]] = {IMAGE: images}
     islands: tuple[str, ...] = ()
-    if options.precision == "fp16":
-        progress("deciding float16")
+    if options.precision in _HALF_TYPES:
+        half_type = _HALF_TYPES[options.precision]
+        progress(f"deciding {half_type.name}")
         half = halve_within(
-            whole, lambda model, names: run_graph(model, feeds, names), LOGITS, PARITY_TOLERANCE["fp16"]
+            whole,
+            lambda model, names: run_graph(model, feeds, names),
+            LOGITS,
+            PARITY_TOLERANCE[options.precision],
+            half_type,
+            boundaries={name for stage in stages for name in stage.outputs},
         )
         whole, islands = half.model, half.islands
 

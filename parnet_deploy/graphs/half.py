@@ -1,8 +1,8 @@
-"""Decide float16 in the file: halve a float32 graph, with float32 islands where a measured difference asks for them."""
+"""Decide 16 bits in the file: halve a float32 graph, with float32 islands where a measured difference asks for them."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 
 import numpy as np
@@ -12,9 +12,28 @@ from numpy.typing import NDArray
 from parnet_deploy.errors import ExportError
 from parnet_deploy.graphs.nodes import block_of
 
-_FLOAT, _HALF = ir.DataType.FLOAT, ir.DataType.FLOAT16
+_FLOAT = ir.DataType.FLOAT
 
 Runner = Callable[[ir.Model, tuple[str, ...]], dict[str, NDArray[np.floating]]]
+
+
+@dataclass(frozen=True)
+class HalfType:
+    """A type of 16 bits: its name in errors, and the first opset whose operators take it, if not the graph's own.
+
+    `is_numpy`: whether a tensor of it can cross between stages. bfloat16 cannot, numpy having none: there it is widened
+    to float32, which loses nothing.
+    """
+
+    name: str
+    dtype: ir.DataType
+    opset: int | None = None
+    is_numpy: bool = True
+
+
+FLOAT16 = HalfType("float16", ir.DataType.FLOAT16)
+# Convolutions and pools take it from opset 22 on; nothing else of what networks hold changed between 18 and 22.
+BFLOAT16 = HalfType("bfloat16", ir.DataType.BFLOAT16, opset=22, is_numpy=False)
 
 
 @dataclass(frozen=True)
@@ -26,19 +45,28 @@ class HalfGraph:
     relative: float
 
 
-def halve(model: ir.Model, islands: frozenset[str] = frozenset()) -> ir.Model:
-    """Return a float16 copy of a float32 graph, with casts only where the precision changes.
+def halve(
+    model: ir.Model,
+    islands: frozenset[str] = frozenset(),
+    half_type: HalfType = FLOAT16,
+    boundaries: Collection[str] = (),
+) -> ir.Model:
+    """Return a 16-bit copy of a float32 graph, with casts only where the precision changes.
 
-    Nodes of the blocks in `islands` keep float32 weights and arithmetic. Graph inputs and outputs stay float32; a named
-    tensor has the precision of the node that makes it.
+    Nodes of the blocks in `islands` keep float32 weights and arithmetic. Graph inputs and outputs stay float32; another
+    named tensor has the precision of the node that makes it, or float32 if numpy has no such type and it is one of the
+    `boundaries`, which cross between stages.
     """
     half: ir.Model = model.clone()
-    graph = half.graph
+    graph, narrow = half.graph, half_type.dtype
+    if half_type.opset is not None:
+        graph.opset_imports[""] = half_type.opset
+    float32 = {*(value.name for value in graph.outputs), *(() if half_type.is_numpy else boundaries)}
     casts: dict[tuple[ir.Value, ir.DataType], ir.Value] = {}
     for node in list(graph):
-        wanted = _FLOAT if block_of(node.name or "") in islands else _HALF
+        wanted = _FLOAT if block_of(node.name or "") in islands else narrow
         for index, value in enumerate(node.inputs):
-            if value is not None and value.dtype in (_FLOAT, _HALF) and value.dtype != wanted:
+            if value is not None and value.dtype in (_FLOAT, narrow) and value.dtype != wanted:
                 if (value, wanted) not in casts:
                     casts[value, wanted] = _converted(graph, value, wanted, before=node)
                 node.replace_input_with(index, casts[value, wanted])
@@ -46,16 +74,15 @@ def halve(model: ir.Model, islands: frozenset[str] = frozenset()) -> ir.Model:
             if value.dtype == _FLOAT:
                 # Not `value.dtype = ..`: clones share their type objects with the source.
                 value.type = ir.TensorType(wanted)
-    for index, value in enumerate(list(graph.outputs)):
-        if value.dtype == _HALF:
-            graph.outputs[index] = _widened_output(graph, value)
+            if value.dtype == narrow and value.name in float32:
+                _widen(graph, node, value)
     for name in [name for name, value in graph.initializers.items() if not value.uses()]:
         del graph.initializers[name]
     return half
 
 
 def _converted(graph: ir.Graph, value: ir.Value, wanted: ir.DataType, before: ir.Node) -> ir.Value:
-    suffix = "half" if wanted == _HALF else "float"
+    suffix = "float" if wanted == _FLOAT else "half"
     if value.name in graph.initializers:
         tensor = ir.convenience.get_const_tensor(value)
         assert tensor is not None
@@ -73,17 +100,30 @@ def _converted(graph: ir.Graph, value: ir.Value, wanted: ir.DataType, before: ir
     return cast.outputs[0]
 
 
-def _widened_output(graph: ir.Graph, value: ir.Value) -> ir.Value:
+def _widen(graph: ir.Graph, node: ir.Node, value: ir.Value) -> None:
+    """Cast what a node makes to float32, and give the cast its name, its users and its place among the outputs."""
     name = value.name
-    value.name = f"{name}/half"
+    value.name = f"{name}/narrow"
     cast = ir.node("Cast", [value], {"to": _FLOAT}, name=f"{name}/Cast")
-    cast.outputs[0].name = name
-    cast.outputs[0].type, cast.outputs[0].shape = ir.TensorType(_FLOAT), value.shape
-    graph.append(cast)
-    return cast.outputs[0]
+    wide = cast.outputs[0]
+    wide.name, wide.type, wide.shape = name, ir.TensorType(_FLOAT), value.shape
+    for use in value.uses():
+        if use.node is not cast:
+            use.node.replace_input_with(use.idx, wide)
+    for index, output in enumerate(graph.outputs):
+        if output is value:
+            graph.outputs[index] = wide
+    graph.insert_after(node, cast)
 
 
-def halve_within(model: ir.Model, run: Runner, output: str, tolerance: float) -> HalfGraph:
+def halve_within(
+    model: ir.Model,
+    run: Runner,
+    output: str,
+    tolerance: float,
+    half_type: HalfType = FLOAT16,
+    boundaries: Collection[str] = (),
+) -> HalfGraph:
     """Halve a graph and add float32 islands, one block at a time, until its output is within `tolerance`.
 
     `run(model, names)` returns the named tensors of a graph on fixed images. The block to keep in float32 is the first
@@ -97,7 +137,7 @@ def halve_within(model: ir.Model, run: Runner, output: str, tolerance: float) ->
     reference = run(model, names)
     islands: tuple[str, ...] = ()
     while True:
-        half = halve(model, frozenset(islands))
+        half = halve(model, frozenset(islands), half_type, boundaries)
         measured = run(half, names)
         difference = {name: relative_difference(reference[name], measured[name]) for name in names}
         if difference[output] <= tolerance:
@@ -105,7 +145,8 @@ def halve_within(model: ir.Model, run: Runner, output: str, tolerance: float) ->
         candidates = [block for block in results if block not in islands]
         if not candidates:
             raise ExportError(
-                f"float16 differs by {difference[output]:.1e} relative, beyond {tolerance:.0e}, even with islands",
+                f"{half_type.name} differs by {difference[output]:.1e} relative, beyond {tolerance:.0e}, even with "
+                "islands",
                 remedy="export with --precision fp32",
             )
         islands = (*islands, _worst_block(results, difference, candidates))

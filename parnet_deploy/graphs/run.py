@@ -10,6 +10,7 @@ import onnxruntime as ort
 from numpy.typing import NDArray
 
 from parnet_deploy.errors import ExportError
+from parnet_deploy.graphs.bfloat16 import has_bfloat16, in_float32
 
 Tensors = Mapping[str, NDArray[Any]]
 
@@ -26,10 +27,11 @@ class GraphRunner:
         probed.graph.outputs.extend(values[name] for name in missing)
         options = ort.SessionOptions()
         options.log_severity_level = 3
+        proto = ir.to_proto(probed)
+        if has_bfloat16(proto):
+            proto = in_float32(proto)
         try:
-            self._session = ort.InferenceSession(
-                ir.to_proto(probed).SerializeToString(), options, providers=["CPUExecutionProvider"]
-            )
+            self._session = ort.InferenceSession(proto.SerializeToString(), options, providers=["CPUExecutionProvider"])
         except Exception as error:  # onnxruntime's exceptions share no base but Exception
             raise ExportError(f"ONNX Runtime refuses the exported graph ({error})") from error
         self._names = names

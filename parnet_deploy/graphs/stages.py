@@ -21,7 +21,7 @@ from parnet_deploy.graphs.run import run_graph
 OPSET = 18
 
 # An opset's own IR version; newer ones are refused by older runtimes without need.
-_IR_VERSIONS = {18: 8, 19: 9}
+_IR_VERSIONS = {18: 8, 19: 9, 22: 10}
 _DTYPES = {
     ir.DataType.FLOAT: "float32",
     ir.DataType.FLOAT16: "float16",

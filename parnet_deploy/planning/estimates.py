@@ -43,7 +43,10 @@ _PAPER_L_GFLOP, _PAPER_L_MS = 26.65, 6.50
 # NVIDIA's Ampere GA102 white paper: GeForce RTX 3090, 35.6 TFLOP/s of float32, 936 GB/s.
 _RTX3090_TFLOPS, _RTX3090_GB_S = 35.6, 936.0
 
-_QUANTIZED: tuple[Precision, ...] = ("int8", "fp8")
+# NVIDIA H100 datasheet, SXM: 3.35 TB/s, and on tensor cores, dense, 989 TFLOP/s of float16 and of bfloat16, 1,979 TOP/s
+# of int8 and TFLOP/s of float8.
+_H100_GB_S = 3350.0
+_H100_TFLOPS: dict[Precision, float] = {"fp16": 989.0, "bf16": 989.0, "int8": 1979.0, "fp8": 1979.0}
 
 PROFILES: dict[str, DeviceProfile] = {
     profile.name: profile
@@ -56,26 +59,16 @@ PROFILES: dict[str, DeviceProfile] = {
             efficiency=calibrate_efficiency(_PAPER_L_GFLOP, _PAPER_L_MS, _RTX3090_TFLOPS),
             basis="calibrated on the paper's 6.50 ms of ParNet-L on one GPU, batch 1, PyTorch 1.8",
         ),
-        # NVIDIA H100 datasheet, SXM: 989 TFLOP/s of dense float16 on tensor cores, 3.35 TB/s.
-        DeviceProfile(
-            name="h100",
-            precision="fp16",
-            peak_tflops=989.0,
-            memory_gb_s=3350.0,
-            efficiency=1.0,
-            basis="not calibrated: the peak itself, so that times are lower bounds",
-        ),
-        # The same datasheet: 1,979 dense TOP/s in int8 and TFLOP/s in float8.
         *(
             DeviceProfile(
-                name=f"h100-{precision}",
+                name="h100" if precision == "fp16" else f"h100-{precision}",
                 precision=precision,
-                peak_tflops=1979.0,
-                memory_gb_s=3350.0,
+                peak_tflops=peak,
+                memory_gb_s=_H100_GB_S,
                 efficiency=1.0,
                 basis="not calibrated: the peak itself, so that times are lower bounds",
             )
-            for precision in _QUANTIZED
+            for precision, peak in _H100_TFLOPS.items()
         ),
     )
 }

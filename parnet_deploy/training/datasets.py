@@ -23,6 +23,9 @@ Batch: TypeAlias = tuple[Tensor, Tensor]
 
 EVALUATION_BATCH_SIZE = 128
 
+# A worker that cannot hand over what it prepared, shared memory being full or forbidden, is silent for ever.
+WORKER_TIMEOUT_S = 120.0
+
 
 class TransformedImages(Dataset[Sample | DataError]):
     """A split as torch samples: the transformed image and its label.
@@ -84,6 +87,7 @@ def create_loaders(
     """Return loaders of the training split (shuffled, whole batches only) and the held-out split (in order)."""
     train = TransformedImages(data.train, training_transform(preprocessing, recipe))
     test = TransformedImages(data.test, evaluation_transform(preprocessing))
+    timeout = WORKER_TIMEOUT_S if recipe.workers else 0
     return (
         DataLoader(
             train,
@@ -91,9 +95,10 @@ def create_loaders(
             shuffle=True,
             drop_last=True,
             num_workers=recipe.workers,
+            timeout=timeout,
             collate_fn=_collate,
         ),
-        DataLoader(test, EVALUATION_BATCH_SIZE, num_workers=recipe.workers, collate_fn=_collate),
+        DataLoader(test, EVALUATION_BATCH_SIZE, num_workers=recipe.workers, timeout=timeout, collate_fn=_collate),
     )
 
 
@@ -108,8 +113,22 @@ def _collate(samples: list[Sample | DataError]) -> Batch | DataError:
 
 
 def batches_of(loader: Iterable[Batch | DataError]) -> Iterator[Batch]:
-    """Yield a loader's batches; raise the `DataError` of an image that could not be decoded."""
-    for batch in loader:
+    """Yield a loader's batches; raise the `DataError` of an image that could not be decoded, or of lost workers."""
+    batches = iter(loader)
+    while (batch := _next_of(batches)) is not None:
         if isinstance(batch, DataError):
             raise batch
         yield batch
+
+
+def _next_of(batches: Iterator[Batch | DataError]) -> Batch | DataError | None:
+    try:
+        return next(batches, None)
+    except RuntimeError as error:
+        # torch's own words for workers that ended, or that gave nothing in time.
+        if not str(error).startswith("DataLoader"):
+            raise
+        raise DataError(
+            f"the processes that prepare images gave none ({error})",
+            remedy="prepare them in this one with --workers 0, or allow more shared memory (docker run --shm-size)",
+        ) from error

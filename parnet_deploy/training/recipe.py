@@ -6,6 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, ValidationError
 
+from parnet_deploy.artifacts.limits import MAX_EPOCHS
 from parnet_deploy.artifacts.schemas import Frozen, Positive
 from parnet_deploy.errors import ParNetError
 
@@ -23,7 +24,7 @@ class Recipe(Frozen):
     """
 
     name: str
-    epochs: Positive
+    epochs: Annotated[int, Field(gt=0, le=MAX_EPOCHS)]
     batch_size: Positive
     optimizer: Literal["sgd", "adamw"]
     lr: Annotated[float, Field(gt=0)]

@@ -51,7 +51,7 @@ def test_names_are_those_of_the_registry(proposed: tuple[str, ...], registered: 
         ("init parnet_n", ["parnet_nano"]),
         ("train --model parnet_p", ["parnet_pico"]),
         ("plan b --link pcie", ["pcie4x16", "pcie3x16"]),
-        ("plan b --device-profile h", ["h100", "h100-int8", "h100-fp8"]),
+        ("plan b --device-profile h", ["h100", "h100-bf16", "h100-int8", "h100-fp8"]),
         ("pull parnet-xl-", ["parnet-xl-reg-se13", "parnet-xl-352"]),
         ("evaluate plan dig", ["digits"]),
         ("evaluate plan pho", []),  # the shell proposes files

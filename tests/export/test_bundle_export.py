@@ -8,16 +8,19 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
+from onnx import TensorProto
 
 from parnet_deploy.artifacts.folders import open_bundle
 from parnet_deploy.artifacts.schemas import BatchRange
 from parnet_deploy.checks.bundle_predictor import BundlePredictor
 from parnet_deploy.checks.checkpoint_predictor import CheckpointPredictor
-from parnet_deploy.errors import CheckFailedError, ExportError, NetworkError, OutputExistsError
+from parnet_deploy.engines import build_plan
+from parnet_deploy.errors import CheckFailedError, EngineError, ExportError, NetworkError, OutputExistsError
 from parnet_deploy.export import ExportOptions, export_bundle
 from parnet_deploy.export import bundle as bundle_module
 from parnet_deploy.graphs.half import relative_difference
 from parnet_deploy.planning.partition import PARTITIONS
+from parnet_deploy.runtime import Session
 
 STREAMS = ["one_stream", "two_streams", "three_streams", "four_streams", "cifar"]
 DYNAMIC = BatchRange(min=1, opt=2, max=4)
@@ -59,6 +62,37 @@ def test_half_precision_is_in_the_file(checkpoint_pair, tmp_path: Path, name: st
     expected = CheckpointPredictor(pair.training).predict(images(3))
     difference = relative_difference(expected, BundlePredictor(tmp_path / "b").predict(images(3)))
     assert 1e-7 < difference < 5e-3
+
+
+@pytest.mark.parametrize("name", ["one_stream", "three_streams", "four_streams"])
+def test_bfloat16_is_in_the_file_and_float32_between_stages(checkpoint_pair, tmp_path: Path, name: str) -> None:
+    pair = checkpoint_pair(name)
+    options = ExportOptions(partition="terms-shared-stem", precision="bf16", batch=DYNAMIC)
+    bundle = export_bundle(pair.fused, tmp_path / "cut", options)
+    assert {tensor.dtype for tensor in bundle.tensors.values()} == {"float32"}
+    for stage in bundle.stages:
+        model = onnx.load(tmp_path / "cut" / stage.file.name)
+        assert {entry.data_type for entry in model.graph.initializer} - {TensorProto.INT64} == {TensorProto.BFLOAT16}
+    expected = CheckpointPredictor(pair.training).predict(images(3))
+    found = BundlePredictor(tmp_path / "cut").predict(images(3))
+    assert 1e-3 < relative_difference(expected, found) < 4e-2
+    # What crosses is bfloat16 numbers in float32, so cutting changes not one bit.
+    export_bundle(pair.fused, tmp_path / "whole", ExportOptions(precision="bf16", batch=DYNAMIC))
+    assert np.array_equal(BundlePredictor(tmp_path / "whole").predict(images(3)), found)
+
+
+@pytest.mark.parametrize("partition", ["whole", "streams"])
+def test_bfloat16_by_openvino_and_not_by_onnxruntime(checkpoint_pair, tmp_path: Path, partition: str) -> None:
+    export_bundle(checkpoint_pair("three_streams").fused, tmp_path / "b", ExportOptions(partition, "bf16"))
+    build_plan(tmp_path / "b", tmp_path / "plan", backend="openvino")
+    with Session.open(tmp_path / "plan") as session:
+        found = session.infer(images(1))
+    # Where the processor has no bfloat16, OpenVINO computes in float32 with the weights of the file.
+    assert 1e-6 < relative_difference(BundlePredictor(tmp_path / "b").predict(images(1)), found) < 4e-2
+    for backend in ("onnxruntime", "ncnn"):
+        with pytest.raises(EngineError, match=f"in bf16, which backend '{backend}' does not compute") as refused:
+            build_plan(tmp_path / "b", tmp_path / "no", backend=backend)
+        assert refused.value.remedy == "build with openvino or tensorrt, or export with --precision fp32 or fp16"
 
 
 @pytest.mark.parametrize("partition", ["whole", "streams", "shared-stem"])

@@ -16,6 +16,7 @@ from parnet_deploy.artifacts.folders import open_bundle, open_plan
 from parnet_deploy.artifacts.schemas import BatchRange
 from parnet_deploy.engines import build_plan
 from parnet_deploy.engines.options import BuildOptions, TensorRTOptions
+from parnet_deploy.errors import EngineError
 from parnet_deploy.export import ExportOptions, export_bundle
 from parnet_deploy.models.checkpoints import save_checkpoint
 from parnet_deploy.models.variants import VARIANTS
@@ -53,6 +54,15 @@ def test_networks_of_one_to_four_streams(
     checkpoint_pair: Callable[[str], Any], tmp_path: Path, name: str, precision: Any, partition: str
 ) -> None:
     build_twice(checkpoint_pair(name).fused, tmp_path, ExportOptions(partition, precision))
+
+
+@pytest.mark.parametrize("partition", ["whole", "terms"])
+def test_bfloat16(checkpoint_pair: Callable[[str], Any], tmp_path: Path, partition: str) -> None:
+    build_twice(checkpoint_pair("three_streams").fused, tmp_path, ExportOptions(partition, "bf16"))
+    turing = BuildOptions(tensorrt=TensorRTOptions(compute_capabilities=("75",)))
+    with pytest.raises(EngineError, match=r"in bf16, which needs compute capability 8\.0; cuda:0 is .*7\.5") as refused:
+        build_plan(tmp_path / "bundle", tmp_path / "turing", backend="tensorrt", options=turing)
+    assert refused.value.remedy == "export with --precision fp16, or build for later GPUs only"
 
 
 @pytest.mark.parametrize("precision", ["fp32", "fp16"])

@@ -26,7 +26,7 @@ LIMIT_S = 300.0
 
 @dataclass(frozen=True)
 class Result:
-    """What became of a case; the messages are kept where a rule was broken."""
+    """What became of a case; the messages are kept where a rule was broken or no remedy is named."""
 
     kind: str
     name: str
@@ -93,7 +93,7 @@ def _result(case: Case, outcome: Outcome, verdict: Verdict) -> Result:
         verdict.later,
         verdict.has_remedy,
         outcome.seconds,
-        outcome.stderr[-3000:] if verdict.violations else "",
+        outcome.stderr[-3000:] if verdict.violations or not verdict.has_remedy else "",
     )
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import get_args
+
 import pytest
 
 from parnet_deploy.artifacts.schemas import (
@@ -12,6 +14,7 @@ from parnet_deploy.artifacts.schemas import (
     Lane,
     NetworkConfig,
     Parent,
+    Precision,
     Preprocessing,
     TensorSpec,
 )
@@ -84,6 +87,8 @@ def test_calibration_gives_back_what_was_measured() -> None:
 
 
 def test_profiles_have_one_name_and_a_possible_efficiency() -> None:
+    # Without --device-profile the first of the bundle's precision is taken.
+    assert {profile.precision for profile in PROFILES.values()} == set(get_args(Precision))
     for name, profile in PROFILES.items():
         assert profile.name == name
         assert 0 < profile.efficiency <= 1

@@ -38,7 +38,16 @@ def test_replace_keeps_what_is_not_given() -> None:
 
 
 @pytest.mark.parametrize(
-    "change", [{"lr": 0.0}, {"epochs": 0}, {"hflip": 1.5}, {"ema_decay": 1.0}, {"optimizer": "x"}, {"colour": 1}]
+    "change",
+    [
+        {"lr": 0.0},
+        {"epochs": 0},
+        {"epochs": 10_001},
+        {"hflip": 1.5},
+        {"ema_decay": 1.0},
+        {"optimizer": "x"},
+        {"colour": 1},
+    ],
 )
 def test_replace_names_the_field_that_is_wrong(change: dict[str, object]) -> None:
     with pytest.raises(ParNetError, match=f"recipe 'digits', field '{next(iter(change))}'"):

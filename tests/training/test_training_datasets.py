@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -10,11 +12,13 @@ import pytest
 import torch
 from PIL import Image
 from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
 
 from parnet_deploy.artifacts.schemas import Preprocessing
 from parnet_deploy.datasets.images import ImageDataset, ImageSplit
 from parnet_deploy.errors import DataError
 from parnet_deploy.training.datasets import (
+    WORKER_TIMEOUT_S,
     batches_of,
     create_loaders,
     evaluation_transform,
@@ -114,3 +118,36 @@ def test_an_unreadable_image_is_named(tmp_path: Path, workers: int, pick: Callab
         list(batches_of(loader))  # type: ignore[arg-type]
     assert caught.value.where == str(broken)
     assert caught.value.remedy
+
+
+class Unreadable(Dataset[int]):
+    """Ends the process that reads it, or keeps it waiting for longer than anybody does."""
+
+    def __init__(self, seconds: float) -> None:
+        self.seconds = seconds
+
+    def __len__(self) -> int:
+        return 1
+
+    def __getitem__(self, _index: int) -> int:
+        if not self.seconds:
+            os._exit(1)
+        time.sleep(self.seconds)
+        return 0
+
+
+@pytest.mark.parametrize("seconds", [0.0, 600.0])
+@pytest.mark.filterwarnings("ignore:This process:DeprecationWarning")  # Python 3.12 on fork
+def test_lost_workers_are_one_clear_error(seconds: float) -> None:
+    loader = DataLoader(Unreadable(seconds), num_workers=1, timeout=5.0)
+    with pytest.raises(DataError, match=r"the processes that prepare images gave none \(DataLoader") as lost:
+        next(batches_of(loader))
+    assert lost.value.remedy is not None
+    assert "--workers 0" in lost.value.remedy
+
+
+def test_workers_that_are_silent_are_not_waited_for_for_ever(data: ImageDataset) -> None:
+    recipe = PRESETS["digits"]
+    for workers, timeout in ((0, 0.0), (2, WORKER_TIMEOUT_S)):
+        loaders = create_loaders(data, PREPROCESSING, recipe.replace(workers=workers))
+        assert [loader.timeout for loader in loaders] == [timeout, timeout]
