@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -74,8 +73,7 @@ def open_bundle(folder: Path) -> OpenBundle:
     quantization = manifest.quantization
     extras = () if quantization is None else (quantization.report, quantization.picture)
     records = [*(file for file in extras if file is not None), *(stage.file for stage in manifest.stages)]
-    with _checking(folder, records):
-        pass
+    _check_all(folder, records)
     for stage in manifest.stages:
         refuse_external_data(folder / stage.file.name)
     return OpenBundle(folder, manifest, sha256)
@@ -88,20 +86,19 @@ def open_plan(folder: Path, meanwhile: Callable[[Plan], object] = lambda _: None
     """
     manifest, sha256 = read_manifest(folder / "plan.json", Plan, kind="plan", schema_version=SCHEMA_VERSION)
     records = [] if manifest.tuning is None else [manifest.tuning.record]
-    with _checking(folder, [*records, *(file for engine in manifest.engines for file in engine.files)]):
-        meanwhile(manifest)
+    files = [*records, *(file for engine in manifest.engines for file in engine.files)]
+    _check_all(folder, files, meanwhile=lambda: meanwhile(manifest))
     for engine in manifest.engines:
         if engine.file.name.endswith(".onnx"):
             refuse_external_data(folder / engine.file.name, None if engine.weights is None else engine.weights.name)
     return OpenPlan(folder, manifest, sha256)
 
 
-@contextmanager
-def _checking(folder: Path, records: Sequence[FileRecord]) -> Iterator[None]:
-    """Check files while the block runs, and raise the first difference when it has ended."""
+def _check_all(folder: Path, records: Sequence[FileRecord], meanwhile: Callable[[], object] = lambda: None) -> None:
+    """Check files while `meanwhile` runs, and raise the first difference when it has returned."""
     with ThreadPoolExecutor(_HASHED_AT_ONCE, thread_name_prefix="hash") as pool:
         checks = [pool.submit(record.check, folder / record.name) for record in records]
-        yield
+        meanwhile()
         for check in checks:
             check.result()
 

@@ -118,7 +118,9 @@ def write_trace(path: Path, requests: Sequence[Sequence[Span]], title: str, *, f
 def _progress(*columns: ProgressColumn) -> Progress:
     """Return a progress display on stderr that disappears at the end; none where stderr is no terminal."""
     console = stderr()
-    return Progress(*columns, TimeElapsedColumn(), console=console, transient=True, disable=not console.is_terminal)
+    # Disabling alone is not enough: early releases of rich end a disabled display with an empty line.
+    console.quiet = not console.is_terminal
+    return Progress(*columns, TimeElapsedColumn(), console=console, transient=True, disable=console.quiet)
 
 
 @contextmanager

@@ -70,7 +70,8 @@ def _translated(shown: str, partial: Path, timeouts: Timeouts) -> Iterator[None]
     """Turn the errors of HTTP and of writing into this tool's; what cannot be continued is not kept."""
     try:
         yield
-    except (httpx2.HTTPError, httpx2.InvalidURL) as error:
+    # The last is idna's, of a host's name, which early releases of httpx2 let through.
+    except (httpx2.HTTPError, httpx2.InvalidURL, UnicodeError) as error:
         kept = partial.stat().st_size if _read_state(partial, shown) else 0
         if not kept:
             discard_partial(partial)

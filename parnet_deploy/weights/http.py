@@ -60,16 +60,39 @@ def get(client: httpx2.Client, url: str, headers: dict[str, str]) -> Iterator[ht
     """
     request = client.build_request("GET", url, headers=headers)
     for _ in range(_MAX_REDIRECTS + 1):
-        response = client.send(request, stream=True)
+        response = _send(client, request)
         try:
-            if response.next_request is None:
+            if not response.has_redirect_location:
                 yield response
                 return
+            if response.next_request is None:
+                raise _no_address(request)
             refuse_redirect(str(request.url), str(response.next_request.url))
             request = response.next_request
         finally:
             response.close()
     raise DownloadError(f"more than {_MAX_REDIRECTS} redirects", where=without_secrets(url), remedy=OTHER_SOURCE)
+
+
+def _send(client: httpx2.Client, request: httpx2.Request) -> httpx2.Response:
+    """Send a request without following a redirect; raise `DownloadError` for one to what is no address.
+
+    Since 2.16 httpx2 answers such a redirect without a next request; releases before it raise one of two errors. The
+    address of the request itself has been read, so neither is about that.
+    """
+    try:
+        return client.send(request, stream=True)
+    except httpx2.InvalidURL as error:
+        raise _no_address(request) from error
+    except httpx2.RemoteProtocolError as error:
+        if isinstance(error.__context__, httpx2.InvalidURL):
+            raise _no_address(request) from error
+        raise
+
+
+def _no_address(request: httpx2.Request) -> DownloadError:
+    where = without_secrets(str(request.url))
+    return DownloadError("the server redirects to what is no address on the web", where=where, remedy=OTHER_SOURCE)
 
 
 def refuse_redirect(before: str, after: str) -> None:
@@ -84,7 +107,7 @@ def refuse_redirect(before: str, after: str) -> None:
 
 
 def http_error(
-    error: httpx2.HTTPError | httpx2.InvalidURL, *, where: str, kept: int, timeouts: Timeouts
+    error: httpx2.HTTPError | httpx2.InvalidURL | UnicodeError, *, where: str, kept: int, timeouts: Timeouts
 ) -> DownloadError:
     """Describe a failed exchange of which `kept` bytes remain."""
     again = f"run the command again, which goes on from {kept:,} bytes" if kept else "run the command again"

@@ -6,7 +6,6 @@ import gc
 import sys
 import weakref
 from pathlib import Path
-from types import ModuleType
 
 import numpy as np
 import onnx
@@ -18,13 +17,14 @@ from parnet_deploy.engines import BACKEND_NAMES, get_backend
 from parnet_deploy.engines.base import StageSpec, check_binding
 from parnet_deploy.engines.cpu import cpu_record
 from parnet_deploy.errors import EngineError, MissingDependencyError
+from tests.engines import toy_bundles
 
 LANE = Lane(device="cpu")
 FIXED = BatchRange(min=2, opt=2, max=2)
 
 
-def spec_of(toys: ModuleType, stage: Stage, precision: str = "fp32", batch: BatchRange = FIXED) -> StageSpec:
-    tensors: dict[str, TensorSpec] = toys.toy_tensors(precision)
+def spec_of(stage: Stage, precision: str = "fp32", batch: BatchRange = FIXED) -> StageSpec:
+    tensors = toy_bundles.toy_tensors(precision)
     return StageSpec(
         name=stage.name,
         inputs={name: tensors[name] for name in stage.inputs},
@@ -42,17 +42,15 @@ def arrays_of(tensors: dict[str, TensorSpec], batch: int) -> dict[str, np.ndarra
 
 @pytest.mark.parametrize("precision", ["fp32", "fp16"])
 @pytest.mark.parametrize("cut", ["whole", "chain", "diamond"])
-def test_a_saved_engine_gives_the_numbers_of_a_fresh_session(
-    toys: ModuleType, tmp_path: Path, cut: str, precision: str
-) -> None:
+def test_a_saved_engine_gives_the_numbers_of_a_fresh_session(tmp_path: Path, cut: str, precision: str) -> None:
     """Saving the optimised graph and loading it unoptimised changes no bit, in fp16 (with its casts) neither."""
     import onnxruntime
 
     backend = get_backend("onnxruntime")
-    bundle = toys.make_bundle(tmp_path / "bundle", cut, precision, FIXED)
+    bundle = toy_bundles.make_bundle(tmp_path / "bundle", cut, precision, FIXED)
     random = np.random.default_rng(0)
-    for stage in toys.CUTS[cut]:
-        spec = spec_of(toys, stage, precision)
+    for stage in toy_bundles.CUTS[cut]:
+        spec = spec_of(stage, precision)
         source, saved = bundle / f"{stage.name}.onnx", tmp_path / f"{stage.name}.onnx"
         backend.build(source, spec, saved)
         inputs, outputs = arrays_of(spec.inputs, 2), arrays_of(spec.outputs, 2)
@@ -67,11 +65,11 @@ def test_a_saved_engine_gives_the_numbers_of_a_fresh_session(
             np.testing.assert_array_equal(outputs[name], expected)
 
 
-def test_bound_arrays_are_used_in_place(toys: ModuleType, tmp_path: Path) -> None:
+def test_bound_arrays_are_used_in_place(tmp_path: Path) -> None:
     backend = get_backend("onnxruntime")
-    stage = toys.CUTS["whole"][0]
-    spec = spec_of(toys, stage)
-    bundle = toys.make_bundle(tmp_path / "bundle", "whole", "fp32", FIXED)
+    stage = toy_bundles.CUTS["whole"][0]
+    spec = spec_of(stage)
+    bundle = toy_bundles.make_bundle(tmp_path / "bundle", "whole", "fp32", FIXED)
     backend.build(bundle / "whole.onnx", spec, tmp_path / "whole.onnx")
     engine = backend.load(tmp_path / "whole.onnx", spec)
     image = np.ones((2, *spec.inputs["image"].shape), np.float32)
@@ -87,11 +85,11 @@ def test_bound_arrays_are_used_in_place(toys: ModuleType, tmp_path: Path) -> Non
     assert not np.array_equal(second, kept)
 
 
-def test_bound_arrays_live_as_long_as_their_engine(toys: ModuleType, tmp_path: Path) -> None:
+def test_bound_arrays_live_as_long_as_their_engine(tmp_path: Path) -> None:
     """The binding holds addresses, so freed arrays would be written to."""
     backend = get_backend("onnxruntime")
-    spec = spec_of(toys, toys.CUTS["whole"][0])
-    bundle = toys.make_bundle(tmp_path / "bundle", "whole", "fp32", FIXED)
+    spec = spec_of(toy_bundles.CUTS["whole"][0])
+    bundle = toy_bundles.make_bundle(tmp_path / "bundle", "whole", "fp32", FIXED)
     backend.build(bundle / "whole.onnx", spec, tmp_path / "whole.onnx")
     inputs, outputs = arrays_of(dict(spec.inputs), 2), arrays_of(dict(spec.outputs), 2)
     alive = [weakref.ref(array) for array in (*inputs.values(), *outputs.values())]
@@ -104,9 +102,9 @@ def test_bound_arrays_live_as_long_as_their_engine(toys: ModuleType, tmp_path: P
     assert all(reference() is None for reference in alive)
 
 
-def test_null_engines_leave_their_outputs_alone(toys: ModuleType, tmp_path: Path) -> None:
+def test_null_engines_leave_their_outputs_alone(tmp_path: Path) -> None:
     backend = get_backend("null")
-    spec = spec_of(toys, toys.CUTS["whole"][0])
+    spec = spec_of(toy_bundles.CUTS["whole"][0])
     backend.build(tmp_path / "any.onnx", spec, tmp_path / "engine.null")
     assert (tmp_path / "engine.null").read_bytes() == b""
     outputs = {"logits": np.full((2, 5), 3, np.float32)}
@@ -141,12 +139,10 @@ def test_a_missing_package_is_named_with_its_extra(monkeypatch: pytest.MonkeyPat
     assert caught.value.remedy == "pip install 'parnet-deploy[onnxruntime]'"
 
 
-def test_a_file_that_is_no_graph_is_refused_naming_the_stage(
-    toys: ModuleType, tmp_path: Path, capfd: pytest.CaptureFixture[str]
-) -> None:
+def test_a_file_that_is_no_graph_is_refused_naming_the_stage(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     path = tmp_path / "whole.onnx"
     path.write_bytes(b"not a model")
-    spec = spec_of(toys, toys.CUTS["whole"][0])
+    spec = spec_of(toy_bundles.CUTS["whole"][0])
     with pytest.raises(EngineError, match="cannot load stage 'whole'") as caught:
         get_backend("onnxruntime").load(path, spec)
     assert caught.value.where == str(path)
@@ -164,17 +160,17 @@ def test_a_file_that_is_no_graph_is_refused_naming_the_stage(
     ],
 )
 def test_a_graph_that_differs_from_the_manifest_is_refused(
-    toys: ModuleType, tmp_path: Path, stage: Stage, precision: str, batch: int, message: str
+    tmp_path: Path, stage: Stage, precision: str, batch: int, message: str
 ) -> None:
-    bundle = toys.make_bundle(tmp_path / "bundle", "whole", "fp32", FIXED)
-    spec = spec_of(toys, stage, precision, BatchRange(min=batch, opt=batch, max=batch))
+    bundle = toy_bundles.make_bundle(tmp_path / "bundle", "whole", "fp32", FIXED)
+    spec = spec_of(stage, precision, BatchRange(min=batch, opt=batch, max=batch))
     with pytest.raises(EngineError, match=message):
         get_backend("onnxruntime").build(bundle / "whole.onnx", spec, tmp_path / "out.onnx")
 
 
-def test_a_graph_of_another_precision_is_refused(toys: ModuleType, tmp_path: Path) -> None:
-    bundle = toys.make_bundle(tmp_path / "bundle", "chain", "fp32", FIXED)
-    spec = spec_of(toys, toys.CUTS["chain"][0], "fp16")
+def test_a_graph_of_another_precision_is_refused(tmp_path: Path) -> None:
+    bundle = toy_bundles.make_bundle(tmp_path / "bundle", "chain", "fp32", FIXED)
+    spec = spec_of(toy_bundles.CUTS["chain"][0], "fp16")
     with pytest.raises(EngineError, match=r"'stem' is tensor\(float\).*float16"):
         get_backend("onnxruntime").build(bundle / "stem.onnx", spec, tmp_path / "out.onnx")
 
@@ -190,16 +186,16 @@ def test_a_graph_of_another_precision_is_refused(toys: ModuleType, tmp_path: Pat
         (lambda a: {"image": a["image"][0, 0, 0, 0].reshape(())}, "batch sizes"),
     ],
 )
-def test_arrays_that_do_not_fit_never_reach_native_code(toys: ModuleType, change: object, message: str) -> None:
-    spec = spec_of(toys, toys.CUTS["whole"][0])
+def test_arrays_that_do_not_fit_never_reach_native_code(change: object, message: str) -> None:
+    spec = spec_of(toy_bundles.CUTS["whole"][0])
     inputs, outputs = arrays_of(dict(spec.inputs), 2), arrays_of(dict(spec.outputs), 2)
     check_binding(spec, inputs, outputs)
     with pytest.raises(EngineError, match=message):
         check_binding(spec, change(inputs), outputs)  # type: ignore[operator]
 
 
-def test_a_batch_size_out_of_range_is_refused(toys: ModuleType) -> None:
-    spec = spec_of(toys, toys.CUTS["whole"][0])
+def test_a_batch_size_out_of_range_is_refused() -> None:
+    spec = spec_of(toy_bundles.CUTS["whole"][0])
     with pytest.raises(EngineError, match=r"batch sizes \[3\]"):
         check_binding(spec, arrays_of(dict(spec.inputs), 3), arrays_of(dict(spec.outputs), 3))
 

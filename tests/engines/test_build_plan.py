@@ -52,7 +52,8 @@ def test_a_plan_holds_the_bundle_s_graph_and_how_to_run_it(make_bundle: MakeBund
     assert plan.devices == get_backend("onnxruntime").device_records(["cpu"])
     assert seen == [("stem", 0, 4), ("left", 1, 4), ("right", 2, 4), ("join", 3, 4)]
     recorded = [file.name for engine in plan.engines for file in engine.files]
-    assert sorted(recorded) == [
+    # Early releases of ONNX Runtime write a file of weights for the join as well, in which there are none.
+    assert sorted(file.name for engine in plan.engines for file in engine.files if file.size_bytes) == [
         "join.onnx",
         "left.onnx",
         "left.onnx.weights",
@@ -97,7 +98,8 @@ def test_an_existing_output_is_kept_or_replaced_whole(make_bundle: MakeBundle, t
         build_plan(bundle, output)
     assert (output / "plan.json").read_bytes() == before
     build_plan(bundle, output, force=True)
-    assert sorted(file.suffix for file in output.iterdir()) == [".json"] + [".onnx"] * 4 + [".weights"] * 3
+    filled = [file.suffix for file in output.iterdir() if file.stat().st_size]
+    assert sorted(filled) == [".json"] + [".onnx"] * 4 + [".weights"] * 3
 
 
 def test_a_plan_never_replaces_its_own_bundle(make_bundle: MakeBundle) -> None:

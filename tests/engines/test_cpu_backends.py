@@ -5,7 +5,6 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 from pathlib import Path
-from types import ModuleType
 
 import numpy as np
 import pytest
@@ -16,6 +15,7 @@ from parnet_deploy.engines import build_plan, get_backend
 from parnet_deploy.engines.base import StageSpec
 from parnet_deploy.errors import EngineError
 from parnet_deploy.runtime import Session
+from tests.engines import toy_bundles
 
 MakeBundle = Callable[..., Path]
 BACKENDS = ("ncnn", "openvino")
@@ -37,14 +37,14 @@ def check_close(found: np.ndarray, expected: np.ndarray, bound: float = RELATIVE
 @pytest.mark.parametrize("batch", [(1, 1, 1), (2, 2, 2), (1, 2, 4)])
 @pytest.mark.parametrize("cut", ["whole", "chain", "diamond", "branches"])
 def test_sessions_give_the_reference_numbers(
-    toys: ModuleType, make_bundle: MakeBundle, tmp_path: Path, backend: str, cut: str, batch: tuple[int, int, int]
+    make_bundle: MakeBundle, tmp_path: Path, backend: str, cut: str, batch: tuple[int, int, int]
 ) -> None:
     plan = build_plan(make_bundle(cut, "fp32", batch), tmp_path / "plan", backend=backend, threads=2)
-    names = tuple(name for stage in toys.CUTS[cut] for name in stage.outputs)
+    names = tuple(name for stage in toy_bundles.CUTS[cut] for name in stage.outputs)
     with Session.open(plan) as session:
         for count in (1, 3, 4):
             images = images_of(count, seed=count)
-            reference = toys.reference_tensors("fp32", images, names)
+            reference = toy_bundles.reference_tensors("fp32", images, names)
             check_close(session.infer(images), reference["logits"])
             for name, tensor in session.infer_stages(images).items():
                 check_close(tensor, reference[name])
@@ -53,9 +53,9 @@ def test_sessions_give_the_reference_numbers(
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
-def test_threads_share_a_session(toys: ModuleType, make_bundle: MakeBundle, tmp_path: Path, backend: str) -> None:
+def test_threads_share_a_session(make_bundle: MakeBundle, tmp_path: Path, backend: str) -> None:
     plan = build_plan(make_bundle("diamond", "fp32", (1, 2, 2)), tmp_path / "plan", backend=backend, threads=2)
-    expected = [toys.reference_tensors("fp32", images_of(2, seed))["logits"] for seed in range(8)]
+    expected = [toy_bundles.reference_tensors("fp32", images_of(2, seed))["logits"] for seed in range(8)]
     failures: list[object] = []
     with Session.open(plan, pipelines=2) as session:
 
@@ -75,11 +75,11 @@ def test_threads_share_a_session(toys: ModuleType, make_bundle: MakeBundle, tmp_
     assert failures == []
 
 
-def test_openvino_runs_half_precision_bundles(toys: ModuleType, make_bundle: MakeBundle, tmp_path: Path) -> None:
+def test_openvino_runs_half_precision_bundles(make_bundle: MakeBundle, tmp_path: Path) -> None:
     plan = build_plan(make_bundle("diamond", "fp16"), tmp_path / "plan", backend="openvino")
     images = images_of(1)
     with Session.open(plan) as session:
-        check_close(session.infer(images), toys.reference_tensors("fp16", images)["logits"], 4e-3)
+        check_close(session.infer(images), toy_bundles.reference_tensors("fp16", images)["logits"], 4e-3)
 
 
 def test_ncnn_refuses_half_precision_bundles(make_bundle: MakeBundle, tmp_path: Path) -> None:
@@ -115,15 +115,13 @@ def test_ncnn_has_one_lane_and_openvino_one_for_each_stage(make_bundle: MakeBund
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
-def test_files_that_are_no_engines_are_refused(
-    toys: ModuleType, make_bundle: MakeBundle, tmp_path: Path, backend: str
-) -> None:
+def test_files_that_are_no_engines_are_refused(make_bundle: MakeBundle, tmp_path: Path, backend: str) -> None:
     bundle = make_bundle("whole")
     plan = build_plan(bundle, tmp_path / "plan", backend=backend)
     engine = plan / open_plan(plan).manifest.engines[0].file.name
     opened = get_backend(backend)
-    stage = toys.CUTS["whole"][0]
-    tensors = toys.toy_tensors("fp32")
+    stage = toy_bundles.CUTS["whole"][0]
+    tensors = toy_bundles.toy_tensors("fp32")
     spec = StageSpec(
         "whole",
         {"image": tensors["image"]},

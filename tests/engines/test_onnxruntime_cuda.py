@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from types import ModuleType, SimpleNamespace
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -21,6 +21,7 @@ from parnet_deploy.engines.gpus import list_gpus
 from parnet_deploy.engines.onnxruntime_cuda import OnnxRuntimeCudaBackend, OnnxRuntimeCudaEngine
 from parnet_deploy.engines.options import BuildOptions, TensorRTOptions
 from parnet_deploy.errors import EngineError, MissingDependencyError
+from tests.engines import toy_bundles
 
 PROVIDER = "CUDAExecutionProvider"
 HAS_PROVIDER = PROVIDER in onnxruntime.get_available_providers()
@@ -30,8 +31,8 @@ silently = pytest.mark.filterwarnings("ignore:Specified provider 'CUDAExecutionP
 
 
 @pytest.fixture
-def spec(toys: ModuleType) -> StageSpec:
-    tensors = toys.toy_tensors("fp16")
+def spec() -> StageSpec:
+    tensors = toy_bundles.toy_tensors("fp16")
     return StageSpec(
         name="whole",
         inputs={"image": tensors["image"]},
@@ -44,10 +45,9 @@ def spec(toys: ModuleType) -> StageSpec:
 
 
 @pytest.fixture
-def path(toys: ModuleType, spec: StageSpec, tmp_path: Path) -> Path:
+def path(spec: StageSpec, tmp_path: Path) -> Path:
     """The stage's file."""
-    bundle: Path = toys.make_bundle(tmp_path / "bundle", "whole", "fp16", spec.batch)
-    return bundle / "whole.onnx"
+    return toy_bundles.make_bundle(tmp_path / "bundle", "whole", "fp16", spec.batch) / "whole.onnx"
 
 
 @pytest.mark.skipif(HAS_PROVIDER, reason="the package for GPUs is installed here")

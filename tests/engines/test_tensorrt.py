@@ -8,7 +8,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from types import ModuleType, SimpleNamespace
+from types import SimpleNamespace
 
 import pytest
 
@@ -22,6 +22,7 @@ from parnet_deploy.engines.tensorrt_build import build_engine
 from parnet_deploy.engines.tensorrt_flavour import TensorRT, load_tensorrt
 from parnet_deploy.errors import EngineError
 from parnet_deploy.runtime import Session
+from tests.engines import toy_bundles
 
 pytest.importorskip("tensorrt_rtx", reason="not installed: pip install 'parnet-deploy[tensorrt-rtx]'")
 
@@ -197,19 +198,21 @@ def test_threads_are_refused(make_bundle: MakeBundle, tmp_path: Path) -> None:
         build_plan(make_bundle("whole"), tmp_path / "plan", backend="tensorrt", threads=2, options=rtx())
 
 
-def test_an_operator_that_the_parser_does_not_know_is_named_with_its_node(toys: ModuleType, tmp_path: Path) -> None:
-    model = toys.toy_model("fp32", 1)
+def test_an_operator_that_the_parser_does_not_know_is_named_with_its_node(tmp_path: Path) -> None:
+    model = toy_bundles.toy_model("fp32", 1)
     node = next(node for node in model.graph.node if node.op_type == "Sigmoid")
     node.op_type, node.name = "Abracadabra", "stem/act/Magic"
-    bundle = toys.write_bundle(tmp_path / "bundle", toys.CUTS["whole"], {"whole": model}, "fp32", BatchRange())
+    bundle = toy_bundles.write_bundle(
+        tmp_path / "bundle", toy_bundles.CUTS["whole"], {"whole": model}, "fp32", BatchRange()
+    )
     with pytest.raises(EngineError, match=r"cannot read stage 'whole': node 'stem/act/Magic' \(Abracadabra\)"):
         build(bundle, tmp_path / "plan", rtx())
 
 
-def test_a_file_that_is_no_onnx_is_refused(toys: ModuleType, tmp_path: Path) -> None:
+def test_a_file_that_is_no_onnx_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "whole.onnx"
     path.write_bytes(b"not a model")
-    spec = _spec(toys, BatchRange())
+    spec = _spec(BatchRange())
     with pytest.raises(EngineError, match="cannot read stage 'whole'"):
         get_backend("tensorrt", rtx()).build(path, spec, tmp_path / "whole.engine")
 
@@ -219,18 +222,18 @@ def test_a_file_that_is_no_onnx_is_refused(toys: ModuleType, tmp_path: Path) -> 
     [("fp16", BatchRange(), None), ("fp32", BatchRange(min=2, opt=2, max=2), r"'image' is FLOAT\[1, 3, 16, 16\]")],
 )
 def test_a_graph_that_is_not_the_manifest_s_is_refused(
-    toys: ModuleType, tmp_path: Path, precision: str, batch: BatchRange, message: str | None
+    tmp_path: Path, precision: str, batch: BatchRange, message: str | None
 ) -> None:
     import onnx
 
     path = tmp_path / "whole.onnx"
-    onnx.save(toys.toy_model(precision, 1), path)
+    onnx.save(toy_bundles.toy_model(precision, 1), path)
     backend = get_backend("tensorrt", rtx())
     if message is None:
-        assert backend.build(path, _spec(toys, batch), tmp_path / "whole.engine")["CONVOLUTION"] == 4
+        assert backend.build(path, _spec(batch), tmp_path / "whole.engine")["CONVOLUTION"] == 4
     else:
         with pytest.raises(EngineError, match=message):
-            backend.build(path, _spec(toys, batch), tmp_path / "whole.engine")
+            backend.build(path, _spec(batch), tmp_path / "whole.engine")
 
 
 def test_a_stage_of_another_stage_s_file_is_refused(make_bundle: MakeBundle, tmp_path: Path) -> None:
@@ -241,9 +244,9 @@ def test_a_stage_of_another_stage_s_file_is_refused(make_bundle: MakeBundle, tmp
         get_backend("tensorrt", rtx()).build(bundle / "stem.onnx", spec, tmp_path / "rest.engine")
 
 
-def _spec(toys: ModuleType, batch: BatchRange):  # type: ignore[no-untyped-def]
+def _spec(batch: BatchRange):  # type: ignore[no-untyped-def]
     stage = Stage(name="whole", inputs=("image",), outputs=("logits",))
-    graph = SimpleNamespace(tensors=toys.toy_tensors("fp32"), batch=batch)
+    graph = SimpleNamespace(tensors=toy_bundles.toy_tensors("fp32"), batch=batch)
     return stage_spec(stage, graph, Lane(device="cuda:0"), 1, is_alone=True)  # type: ignore[arg-type]
 
 

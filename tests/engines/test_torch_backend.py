@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
-from types import ModuleType, SimpleNamespace
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -34,6 +34,7 @@ from parnet_deploy.engines.options import BuildOptions, TensorRTOptions
 from parnet_deploy.engines.torch_run import TorchDeviceEngine, TorchEngine
 from parnet_deploy.errors import EngineError, MissingDependencyError
 from parnet_deploy.runtime import Session
+from tests.engines import toy_bundles
 
 MakeBundle = Callable[..., Path]
 SIZES = BatchRange(min=1, opt=2, max=4)
@@ -51,8 +52,8 @@ def see(monkeypatch: pytest.MonkeyPatch, gpus: tuple[Gpu, ...]) -> None:
         monkeypatch.setattr(f"{module}.list_gpus", lambda: gpus)
 
 
-def spec_of(toys: ModuleType, stage: Stage, device: str = "cpu", threads: int = 1) -> StageSpec:
-    tensors: dict[str, TensorSpec] = toys.toy_tensors("fp32")
+def spec_of(stage: Stage, device: str = "cpu", threads: int = 1) -> StageSpec:
+    tensors = toy_bundles.toy_tensors("fp32")
     return StageSpec(
         name=stage.name,
         inputs={name: tensors[name] for name in stage.inputs},
@@ -65,11 +66,11 @@ def spec_of(toys: ModuleType, stage: Stage, device: str = "cpu", threads: int = 
 
 
 @pytest.fixture
-def engine_path(toys: ModuleType, tmp_path: Path) -> Path:
+def engine_path(tmp_path: Path) -> Path:
     """The engine of the whole toy network."""
-    bundle = toys.make_bundle(tmp_path / "bundle", "whole", "fp32", SIZES)
+    bundle = toy_bundles.make_bundle(tmp_path / "bundle", "whole", "fp32", SIZES)
     path = tmp_path / "whole.onnx"
-    layers = get_backend("torch").build(bundle / "whole.onnx", spec_of(toys, toys.CUTS["whole"][0]), path)
+    layers = get_backend("torch").build(bundle / "whole.onnx", spec_of(toy_bundles.CUTS["whole"][0]), path)
     assert layers["Conv"] == 4
     assert path.read_bytes() == (bundle / "whole.onnx").read_bytes()
     return path
@@ -129,19 +130,19 @@ def test_options_that_are_not_for_it_are_refused() -> None:
         get_backend("torch", BuildOptions(tf32=True)).lanes(1)
 
 
-def test_bound_arrays_are_used_in_place_and_live_as_long_as_their_engine(toys: ModuleType, engine_path: Path) -> None:
-    engine = TorchEngine(engine_path, spec_of(toys, toys.CUTS["whole"][0]))
+def test_bound_arrays_are_used_in_place_and_live_as_long_as_their_engine(engine_path: Path) -> None:
+    engine = TorchEngine(engine_path, spec_of(toy_bundles.CUTS["whole"][0]))
     image = images_of(2)
     first, second = np.zeros((2, 5), np.float32), np.zeros((2, 5), np.float32)
     one, two = engine.bind({"image": image}, {"logits": first}), engine.bind({"image": image}, {"logits": second})
     engine.close()
     one.run()
-    np.testing.assert_allclose(first, toys.reference_tensors("fp32", image)["logits"], rtol=0, atol=1e-5)
+    np.testing.assert_allclose(first, toy_bundles.reference_tensors("fp32", image)["logits"], rtol=0, atol=1e-5)
     kept = first.copy()
     image *= 2
     two.run()
     np.testing.assert_array_equal(first, kept)
-    np.testing.assert_allclose(second, toys.reference_tensors("fp32", image)["logits"], rtol=0, atol=1e-5)
+    np.testing.assert_allclose(second, toy_bundles.reference_tensors("fp32", image)["logits"], rtol=0, atol=1e-5)
     alive = weakref.ref(image)
     del image
     gc.collect()
@@ -151,9 +152,7 @@ def test_bound_arrays_are_used_in_place_and_live_as_long_as_their_engine(toys: M
     assert alive() is None
 
 
-def test_a_stage_has_its_threads_and_nobody_else_notices(
-    toys: ModuleType, engine_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_stage_has_its_threads_and_nobody_else_notices(engine_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     seen: dict[str, list[int]] = {"one": [], "three": []}
     before = torch.get_num_threads()
     load = torch_run.torch_graph_from_onnx
@@ -170,7 +169,7 @@ def test_a_stage_has_its_threads_and_nobody_else_notices(
     barrier = threading.Barrier(2)
 
     def serve(threads: int) -> None:
-        spec = spec_of(toys, toys.CUTS["whole"][0], threads=threads)
+        spec = spec_of(toy_bundles.CUTS["whole"][0], threads=threads)
         bound = TorchEngine(engine_path, spec).bind({"image": images_of(1)}, {"logits": np.zeros((1, 5), np.float32)})
         for _ in range(20):
             barrier.wait(60)
@@ -185,12 +184,12 @@ def test_a_stage_has_its_threads_and_nobody_else_notices(
     assert torch.get_num_threads() == before
 
 
-def test_a_thread_that_runs_a_stage_keeps_its_own_number(toys: ModuleType, engine_path: Path) -> None:
+def test_a_thread_that_runs_a_stage_keeps_its_own_number(engine_path: Path) -> None:
     found: list[int] = []
 
     def serve() -> None:
         torch.set_num_threads(2)
-        engine = TorchEngine(engine_path, spec_of(toys, toys.CUTS["whole"][0], threads=1))
+        engine = TorchEngine(engine_path, spec_of(toy_bundles.CUTS["whole"][0], threads=1))
         engine.bind({"image": images_of(1)}, {"logits": np.zeros((1, 5), np.float32)}).run()
         found.append(torch.get_num_threads())
 
@@ -200,10 +199,10 @@ def test_a_thread_that_runs_a_stage_keeps_its_own_number(toys: ModuleType, engin
     assert found == [2]
 
 
-def test_a_file_that_is_not_the_stages_is_refused(toys: ModuleType, tmp_path: Path) -> None:
+def test_a_file_that_is_not_the_stages_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "bad.onnx"
     path.write_bytes(b"not a model")
-    spec = spec_of(toys, toys.CUTS["whole"][0])
+    spec = spec_of(toy_bundles.CUTS["whole"][0])
     for call in (lambda: get_backend("torch").load(path, spec), lambda: get_backend("torch").build(path, spec, path)):
         with pytest.raises(EngineError, match="torch cannot load stage 'whole': no ONNX model") as caught:
             call()
@@ -217,11 +216,9 @@ def test_a_file_that_is_not_the_stages_is_refused(toys: ModuleType, tmp_path: Pa
         (Stage(name="s", inputs=("image",), outputs=("left",)), r"it has tensors \['logits'\]"),
     ],
 )
-def test_other_tensors_than_the_manifests_are_refused(
-    toys: ModuleType, engine_path: Path, stage: Stage, message: str
-) -> None:
+def test_other_tensors_than_the_manifests_are_refused(engine_path: Path, stage: Stage, message: str) -> None:
     with pytest.raises(EngineError, match=message):
-        TorchEngine(engine_path, spec_of(toys, stage))
+        TorchEngine(engine_path, spec_of(stage))
 
 
 @pytest.mark.parametrize(
@@ -234,10 +231,8 @@ def test_other_tensors_than_the_manifests_are_refused(
         (TensorSpec(dtype="float32", shape=(3, 16, 8)), r"the manifest says float32\['N', 3, 16, 8\]"),
     ],
 )
-def test_tensors_of_another_type_or_shape_are_refused(
-    toys: ModuleType, engine_path: Path, tensor: TensorSpec, message: str
-) -> None:
-    spec = spec_of(toys, toys.CUTS["whole"][0])
+def test_tensors_of_another_type_or_shape_are_refused(engine_path: Path, tensor: TensorSpec, message: str) -> None:
+    spec = spec_of(toy_bundles.CUTS["whole"][0])
     changed = StageSpec(**{**vars(spec), "inputs": {"image": tensor}})
     with pytest.raises(EngineError, match=message):
         TorchEngine(engine_path, changed)
@@ -387,10 +382,8 @@ def tensor_at(address: int, shape: tuple[int, ...], dtype: str, device: torch.de
     return torch.from_numpy(np.ctypeslib.as_array(memory).view(dtype).reshape(shape))
 
 
-def test_a_stage_is_captured_once_and_then_enqueued_by_the_driver(
-    toys: ModuleType, engine_path: Path, calls: list[str]
-) -> None:
-    engine = TorchDeviceEngine(engine_path, spec_of(toys, toys.CUTS["whole"][0], "cuda:1"), tf32=False)
+def test_a_stage_is_captured_once_and_then_enqueued_by_the_driver(engine_path: Path, calls: list[str]) -> None:
+    engine = TorchDeviceEngine(engine_path, spec_of(toy_bundles.CUTS["whole"][0], "cuda:1"), tf32=False)
     # The pipeline's streams do not wait for the one that weights are copied on.
     assert calls == ["synchronize cuda:1"]
     calls.clear()
@@ -406,7 +399,7 @@ def test_a_stage_is_captured_once_and_then_enqueued_by_the_driver(
         "instantiate",
         "end cuda:1",
     ]
-    np.testing.assert_allclose(logits, toys.reference_tensors("fp32", image)["logits"], rtol=0, atol=1e-5)
+    np.testing.assert_allclose(logits, toy_bundles.reference_tensors("fp32", image)["logits"], rtol=0, atol=1e-5)
     calls.clear()
     bound.enqueue()
     bound.enqueue()
@@ -417,10 +410,8 @@ def test_a_stage_is_captured_once_and_then_enqueued_by_the_driver(
     assert calls == ["reset", "empty cache", "empty cache"]
 
 
-def test_failures_on_a_gpu_name_the_stage(
-    toys: ModuleType, engine_path: Path, calls: list[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    engine = TorchDeviceEngine(engine_path, spec_of(toys, toys.CUTS["whole"][0], "cuda:1"), tf32=False)
+def test_failures_on_a_gpu_name_the_stage(engine_path: Path, calls: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    engine = TorchDeviceEngine(engine_path, spec_of(toy_bundles.CUTS["whole"][0], "cuda:1"), tf32=False)
     image, logits = images_of(1), np.zeros((1, 5), np.float32)
     addresses = {"image": image.ctypes.data, "logits": logits.ctypes.data}
     bound = engine.bind_device(addresses, 1, stream=77)

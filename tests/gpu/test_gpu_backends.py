@@ -5,13 +5,11 @@ What the processor cannot show is what CUDA does; that the tests themselves are 
 
 from __future__ import annotations
 
-import importlib.util
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from importlib.util import find_spec
 from pathlib import Path
-from types import ModuleType
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -25,6 +23,7 @@ from parnet_deploy.engines import build_plan
 from parnet_deploy.engines.gpus import list_gpus
 from parnet_deploy.engines.options import BuildOptions
 from parnet_deploy.runtime import Session
+from tests.engines import toy_bundles
 
 # Of a tensor's largest number. float32: other algorithms, which sum in other orders. float16: rounded to 11 bits after
 # each of up to twelve layers, where ONNX Runtime computes in float32 on the processor; as parity at the export.
@@ -78,23 +77,11 @@ def target(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> T
     return found
 
 
-@pytest.fixture(scope="module")
-def toys() -> ModuleType:
-    """The module that makes toy bundles."""
-    path = Path(__file__).parents[1] / "engines" / "toy_bundles.py"
-    spec = importlib.util.spec_from_file_location("toy_bundles", path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
 BuildToy = Callable[..., Path]
 
 
 @pytest.fixture
-def build(toys: ModuleType, tmp_path: Path, target: Target) -> BuildToy:
+def build(tmp_path: Path, target: Target) -> BuildToy:
     """Build a plan of a toy network for the target; its bundle is beside it."""
 
     def make(
@@ -102,7 +89,7 @@ def build(toys: ModuleType, tmp_path: Path, target: Target) -> BuildToy:
     ) -> Path:
         name = "-".join([cut, precision, *map(str, batch), *options])
         sizes = BatchRange(min=batch[0], opt=batch[1], max=batch[2])
-        bundle = toys.make_bundle(tmp_path / f"bundle-{name}", cut, precision, sizes)
+        bundle = toy_bundles.make_bundle(tmp_path / f"bundle-{name}", cut, precision, sizes)
         plan = tmp_path / f"plan-{name}"
         return build_plan(bundle, plan, backend=target.backend, options=BuildOptions(**options))
 

@@ -12,7 +12,7 @@ from packaging.utils import canonicalize_name
 from packaging.version import Version
 
 ROOT = Path(__file__).parents[2]
-TARGET_EXTRAS = ("onnxruntime", "ncnn", "openvino", "bench", "pull")
+TARGET_EXTRAS = ("onnxruntime", "ncnn", "openvino", "bench", "tune", "quantize", "pull")
 
 
 def read_pins(name: str) -> dict[str, Version]:
@@ -23,12 +23,15 @@ def read_pins(name: str) -> dict[str, Version]:
 
 
 def lower_bounds() -> dict[str, Version]:
-    """Return the lower bounds of what the target side needs."""
+    """Return the lower bounds of what the target side and quantising need."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     extras = project["optional-dependencies"]
     declared = [*project["dependencies"], *(entry for name in TARGET_EXTRAS for entry in extras[name])]
     bounds = {}
     for requirement in map(Requirement, declared):
+        if requirement.name == project["name"]:
+            assert requirement.extras <= set(TARGET_EXTRAS)
+            continue
         (bound,) = (clause.version for clause in requirement.specifier if clause.operator == ">=")
         assert bounds.setdefault(canonicalize_name(requirement.name), Version(bound)) == Version(bound)
     return bounds

@@ -5,19 +5,18 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
-import threading
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from typing import Any, Self
+from typing import Any
 from urllib.parse import unquote, urlsplit
+
+from tests.http_server import LocalHandler, LocalServer
 
 COMMIT = "c" * 40
 
 
-class HubHandler(BaseHTTPRequestHandler):
+class HubHandler(LocalHandler):
     """One call."""
 
-    protocol_version = "HTTP/1.1"
-    hub: FakeHub
+    server: FakeHub
 
     def answer(self, status: int, body: bytes, **headers: str) -> None:
         self.send_response(status)
@@ -33,16 +32,16 @@ class HubHandler(BaseHTTPRequestHandler):
 
     def do_GET(self) -> None:
         path = unquote(urlsplit(self.path).path)
-        self.hub.asked.append(path)
-        api = f"/api/models/{self.hub.repository}"
-        resolved = f"/{self.hub.repository}/resolve/{COMMIT}/"
+        self.server.asked.append(path)
+        api = f"/api/models/{self.server.repository}"
+        resolved = f"/{self.server.repository}/resolve/{COMMIT}/"
         if path in (api, f"{api}/revision/main", f"{api}/revision/{COMMIT}"):
-            siblings = [{"rfilename": name} for name in self.hub.files]
-            self.answer_json({"id": self.hub.repository, "sha": COMMIT, "siblings": siblings})
+            siblings = [{"rfilename": name} for name in self.server.files]
+            self.answer_json({"id": self.server.repository, "sha": COMMIT, "siblings": siblings})
         elif path == f"{api}/tree/{COMMIT}":
-            self.answer_json([self._entry(name) for name in self.hub.files])
-        elif path.startswith(resolved) and path.removeprefix(resolved) in self.hub.files:
-            data = self.hub.files[path.removeprefix(resolved)]
+            self.answer_json([self._entry(name) for name in self.server.files])
+        elif path.startswith(resolved) and path.removeprefix(resolved) in self.server.files:
+            data = self.server.files[path.removeprefix(resolved)]
             self.answer(200, data, ETag=f'"{hashlib.sha256(data).hexdigest()}"', X_Repo_Commit=COMMIT)
         else:
             self.answer(404, b"", X_Error_Code="RepoNotFound")
@@ -51,12 +50,12 @@ class HubHandler(BaseHTTPRequestHandler):
         self.do_GET()
 
     def _entry(self, name: str) -> dict[str, Any]:
-        data = self.hub.files[name]
+        data = self.server.files[name]
         return {"type": "file", "path": name, "size": len(data), "oid": hashlib.sha1(data).hexdigest()}
 
     def do_POST(self) -> None:
         body = self.rfile.read(int(self.headers["Content-Length"]))
-        api = f"/api/models/{self.hub.repository}"
+        api = f"/api/models/{self.server.repository}"
         if self.path == "/api/validate-yaml":
             self.answer_json({"errors": [], "warnings": []})
         elif self.path == f"{api}/preupload/main":
@@ -67,33 +66,18 @@ class HubHandler(BaseHTTPRequestHandler):
         elif self.path == f"{api}/commit/main":
             for line in map(json.loads, body.splitlines()):
                 if line["key"] == "file":
-                    self.hub.files[line["value"]["path"]] = base64.b64decode(line["value"]["content"])
-            url = f"{self.hub.url}/{self.hub.repository}/commit/{COMMIT}"
+                    self.server.files[line["value"]["path"]] = base64.b64decode(line["value"]["content"])
+            url = f"{self.server.url}/{self.server.repository}/commit/{COMMIT}"
             self.answer_json({"success": True, "commitOid": COMMIT, "commitUrl": url, "hookOutput": ""})
         else:
             self.answer(404, b"")
 
-    def log_message(self, *_arguments: object) -> None:
-        """Print nothing."""
 
-
-class FakeHub:
+class FakeHub(LocalServer):
     """One repository, of one commit."""
 
     def __init__(self, repository: str) -> None:
+        super().__init__(HubHandler)
         self.repository = repository
         self.files: dict[str, bytes] = {}
         self.asked: list[str] = []
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), type("HubHandler", (HubHandler,), {"hub": self}))
-        self._server.daemon_threads = False
-        self.url = f"http://127.0.0.1:{self._server.server_port}"
-
-    def __enter__(self) -> Self:
-        self._thread = threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.01})
-        self._thread.start()
-        return self
-
-    def __exit__(self, *_error: object) -> None:
-        self._server.shutdown()
-        self._server.server_close()
-        self._thread.join()

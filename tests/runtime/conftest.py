@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import importlib.util
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from types import ModuleType
 
 import pytest
 
@@ -13,6 +11,7 @@ from parnet_deploy.artifacts.schemas import BatchRange
 from parnet_deploy.engines import build_plan
 from parnet_deploy.engines.base import Array, StageSpec, check_binding
 from parnet_deploy.engines.null import NullBackend
+from tests.engines import toy_bundles
 
 StageFunction = Callable[[Mapping[str, Array], Mapping[str, Array]], None]
 
@@ -56,20 +55,8 @@ class PythonBackend(NullBackend):
         return self.engines[spec.name]
 
 
-@pytest.fixture(scope="session")
-def toys() -> ModuleType:
-    """The module that makes toy bundles and their reference numbers."""
-    path = Path(__file__).parents[1] / "engines" / "toy_bundles.py"
-    spec = importlib.util.spec_from_file_location("toy_bundles", path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
 @pytest.fixture
-def make_plan(toys: ModuleType, tmp_path: Path) -> Callable[..., Path]:
+def make_plan(tmp_path: Path) -> Callable[..., Path]:
     """Build a plan of a toy bundle under `tmp_path`."""
 
     def make(
@@ -80,7 +67,7 @@ def make_plan(toys: ModuleType, tmp_path: Path) -> Callable[..., Path]:
     ) -> Path:
         name = f"{cut}-{precision}-{backend}-{'-'.join(map(str, batch))}"
         sizes = BatchRange(min=batch[0], opt=batch[1], max=batch[2])
-        bundle = toys.make_bundle(tmp_path / f"bundle-{name}", cut, precision, sizes)
+        bundle = toy_bundles.make_bundle(tmp_path / f"bundle-{name}", cut, precision, sizes)
         return build_plan(bundle, tmp_path / f"plan-{name}", backend=backend, threads=2)
 
     return make

@@ -9,7 +9,6 @@ import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -17,6 +16,7 @@ import pytest
 
 from parnet_deploy.errors import ArtifactError, InferenceError
 from parnet_deploy.runtime import Session
+from tests.engines import toy_bundles
 
 MakePlan = Callable[..., Path]
 
@@ -39,12 +39,12 @@ def images_of(count: int, seed: int = 0) -> np.ndarray:
     return np.random.default_rng(seed).standard_normal((count, 3, 16, 16)).astype(np.float32)
 
 
-def stage_by_stage(toys: ModuleType, bundle: Path, cut: str, images: np.ndarray) -> dict[str, np.ndarray]:
+def stage_by_stage(bundle: Path, cut: str, images: np.ndarray) -> dict[str, np.ndarray]:
     """Run the bundle's own files one after the other in plain ONNX Runtime sessions."""
     import onnxruntime
 
     tensors = {"image": images}
-    for stage in toys.CUTS[cut]:
+    for stage in toy_bundles.CUTS[cut]:
         session = onnxruntime.InferenceSession(str(bundle / f"{stage.name}.onnx"), providers=["CPUExecutionProvider"])
         made = session.run(list(stage.outputs), {name: tensors[name] for name in stage.inputs})
         tensors.update(zip(stage.outputs, made, strict=True))
@@ -54,7 +54,7 @@ def stage_by_stage(toys: ModuleType, bundle: Path, cut: str, images: np.ndarray)
 @pytest.mark.parametrize("precision", ["fp32", "fp16"])
 @pytest.mark.parametrize("cut", ["whole", "chain", "diamond", "branches"])
 def test_every_cut_gives_the_numbers_of_its_stages_and_of_the_whole_graph(
-    make_plan: MakePlan, toys: ModuleType, cut: str, precision: str
+    make_plan: MakePlan, cut: str, precision: str
 ) -> None:
     folder = make_plan(cut, precision, batch=(3, 3, 3))
     images = images_of(3)
@@ -62,14 +62,14 @@ def test_every_cut_gives_the_numbers_of_its_stages_and_of_the_whole_graph(
         logits = session.infer(images)
         tensors = session.infer_stages(images)
     bundle = folder.with_name(folder.name.replace("plan-", "bundle-"))
-    expected = stage_by_stage(toys, bundle, cut, images)
+    expected = stage_by_stage(bundle, cut, images)
     assert sorted(tensors) == sorted(expected.keys() - {"image"})
     for name, array in tensors.items():
         assert array.dtype == expected[name].dtype
         np.testing.assert_array_equal(array, expected[name], err_msg=name)
     np.testing.assert_array_equal(tensors["logits"], logits)
     assert (logits.dtype, logits.shape) == (np.float32, (3, 5))
-    whole = toys.reference_tensors(precision, images, tuple(tensors))
+    whole = toy_bundles.reference_tensors(precision, images, tuple(tensors))
     tolerance = 3e-3 if precision == "fp16" else 2e-6
     for name, array in tensors.items():
         assert np.abs(array - whole[name]).max() <= tolerance * np.abs(whole[name]).max(), name
@@ -78,10 +78,10 @@ def test_every_cut_gives_the_numbers_of_its_stages_and_of_the_whole_graph(
 @pytest.mark.parametrize(("batch", "sizes"), [((1, 1, 1), {1}), ((4, 4, 4), {4}), ((2, 3, 5), {2, 3, 4, 5})])
 @pytest.mark.parametrize("cut", ["whole", "branches"])
 def test_any_number_of_images_is_split_and_padded(
-    make_plan: MakePlan, toys: ModuleType, cut: str, batch: tuple[int, int, int], sizes: set[int]
+    make_plan: MakePlan, cut: str, batch: tuple[int, int, int], sizes: set[int]
 ) -> None:
     images = images_of(13)
-    expected = toys.reference_tensors("fp32", images)["logits"]
+    expected = toy_bundles.reference_tensors("fp32", images)["logits"]
     with Session.open(make_plan(cut, batch=batch)) as session:
         ran = set()
         for count in range(1, 14):

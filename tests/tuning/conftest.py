@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import importlib.util
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from types import ModuleType
 
 import pytest
 
@@ -78,15 +76,3 @@ class InventedTimes:
 def invented_times() -> type[InventedTimes]:
     """The class of timers by rule."""
     return InventedTimes
-
-
-@pytest.fixture(scope="session")
-def toys() -> ModuleType:
-    """The module that makes toy bundles."""
-    path = Path(__file__).parents[1] / "engines" / "toy_bundles.py"
-    spec = importlib.util.spec_from_file_location("toy_bundles", path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module

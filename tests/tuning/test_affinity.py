@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import threading
 from pathlib import Path
-from types import ModuleType
 
 import numpy as np
 import pytest
@@ -16,6 +15,7 @@ from parnet_deploy.engines.cpu import keep_on_cores, usable_cores
 from parnet_deploy.planning.arrangement import Arrangement
 from parnet_deploy.runtime import Session
 from parnet_deploy.tuning.workshop import write_arranged
+from tests.engines import toy_bundles
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "sched_getaffinity"), reason="the system has no sched_getaffinity")
 two_cores = pytest.mark.skipif(len(usable_cores()) < 2, reason="the process may use one core only")
@@ -43,16 +43,16 @@ def test_a_thread_stays_on_those_cores_that_there_are() -> None:
     assert os.sched_getaffinity(0) == set(usable_cores())
 
 
-def arranged(toys: ModuleType, folder: Path, cut: str, backend: str, arrangement: Arrangement) -> Path:
-    bundle = toys.make_bundle(folder / "bundle", cut, "fp32", BatchRange())
+def arranged(folder: Path, cut: str, backend: str, arrangement: Arrangement) -> Path:
+    bundle = toy_bundles.make_bundle(folder / "bundle", cut, "fp32", BatchRange())
     write_arranged(build_plan(bundle, folder / "built", backend=backend), folder / "arranged", arrangement)
     return folder / "arranged"
 
 
 @two_cores
-def test_a_lane_s_thread_stays_on_its_share(toys: ModuleType, tmp_path: Path) -> None:
+def test_a_lane_s_thread_stays_on_its_share(tmp_path: Path) -> None:
     pinned = Arrangement(2, "side by side", is_pinned=True)
-    with Session.open(arranged(toys, tmp_path, "branches", "null", pinned)) as session:
+    with Session.open(arranged(tmp_path, "branches", "null", pinned)) as session:
         session.infer(IMAGE)
         lanes = [thread for thread in threading.enumerate() if thread.name.startswith("parnet cpu/")]
         # Two branches, one of them on the caller's own thread, which stays free.
@@ -66,8 +66,8 @@ def test_a_lane_s_thread_stays_on_its_share(toys: ModuleType, tmp_path: Path) ->
 
 @two_cores
 @pytest.mark.parametrize("is_pinned", [True, False])
-def test_onnx_runtime_s_threads_stay_on_their_cores(toys: ModuleType, tmp_path: Path, is_pinned: bool) -> None:
-    plan = arranged(toys, tmp_path, "whole", "onnxruntime", Arrangement(2, is_pinned=is_pinned))
+def test_onnx_runtime_s_threads_stay_on_their_cores(tmp_path: Path, is_pinned: bool) -> None:
+    plan = arranged(tmp_path, "whole", "onnxruntime", Arrangement(2, is_pinned=is_pinned))
     before = set(os.listdir("/proc/self/task"))
     with Session.open(plan) as session, Session.open(tmp_path / "built") as built:
         expected = built.infer(IMAGE)

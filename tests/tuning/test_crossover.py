@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from pathlib import Path
-from types import ModuleType
 
 import pytest
 from hypothesis import given
@@ -13,6 +12,7 @@ from parnet_deploy.artifacts.folders import open_plan
 from parnet_deploy.artifacts.schemas import BatchRange
 from parnet_deploy.engines import build_plan
 from parnet_deploy.tuning.crossover import Scaling, core_counts, fit_scaling, predict_split_ms, wins_from
+from tests.engines import toy_bundles
 
 
 @given(serial=st.floats(0, 100), parallel=st.floats(0.1, 100), cores=st.integers(2, 16))
@@ -33,8 +33,8 @@ def test_fits_never_promise_less_than_nothing() -> None:
         fit_scaling({})
 
 
-def test_a_split_is_played_through_its_schedule(toys: ModuleType, tmp_path: Path) -> None:
-    bundle = toys.make_bundle(tmp_path / "bundle", "branches", "fp32", BatchRange())
+def test_a_split_is_played_through_its_schedule(tmp_path: Path) -> None:
+    bundle = toy_bundles.make_bundle(tmp_path / "bundle", "branches", "fp32", BatchRange())
     plan = open_plan(build_plan(bundle, tmp_path / "plan", backend="null")).manifest
     scalings = {"left": Scaling(4.0, 8.0), "right": Scaling(2.0, 4.0), "join": Scaling(1.0, 2.0)}
     # One core, two lanes: each branch is slowed to half; the join runs alone.

@@ -6,7 +6,6 @@ import itertools
 import json
 from collections.abc import Callable
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -22,6 +21,7 @@ from parnet_deploy.errors import ArtifactError, CheckFailedError, EngineError, O
 from parnet_deploy.runtime import Session
 from parnet_deploy.tuning import find_crossover, question, workshop
 from parnet_deploy.tuning.tune import Tuned, TuneOptions, tune
+from tests.engines import toy_bundles
 
 Bundles = dict[str, Path]
 Times = Callable[[Callable[[Plan], float]], Any]
@@ -256,7 +256,7 @@ def test_the_crossover_is_told_for_the_cores_at_hand_and_predicted_beyond(
     assert "PREDICTED beyond 4 cores" in crossover.basis
 
 
-def test_bad_questions(digits_bundles: Bundles, toys: ModuleType, tmp_path: Path) -> None:
+def test_bad_questions(digits_bundles: Bundles, tmp_path: Path) -> None:
     (tmp_path / "there").mkdir()
     (tmp_path / "there" / "file").touch()
     with pytest.raises(OutputExistsError):
@@ -265,7 +265,7 @@ def test_bad_questions(digits_bundles: Bundles, toys: ModuleType, tmp_path: Path
         tune([digits_bundles["whole"]], tmp_path / "plan", TuneOptions(backends=("abacus",)))
     with pytest.raises(ArtifactError):
         tune([tmp_path / "nothing"], tmp_path / "plan", options())
-    other = toys.make_bundle(tmp_path / "toy", "whole", "fp32", BatchRange())
+    other = toy_bundles.make_bundle(tmp_path / "toy", "whole", "fp32", BatchRange())
     with pytest.raises(ArtifactError, match=r"toy: differs from .*whole in network") as caught:
         tune([digits_bundles["whole"], other], tmp_path / "plan", options())
     assert caught.value.remedy is not None

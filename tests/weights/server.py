@@ -8,25 +8,23 @@ from __future__ import annotations
 
 import http.client
 import re
-import sys
 import threading
 from collections import deque
 from collections.abc import Callable, Iterable
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from typing import Any, Self
+
+from tests.http_server import LocalHandler, LocalServer
 
 Reply = Callable[["Handler"], None]
 
 
-class Handler(BaseHTTPRequestHandler):
+class Handler(LocalHandler):
     """One request to a `ReleaseServer`."""
 
-    protocol_version = "HTTP/1.1"
-    release: ReleaseServer
+    server: ReleaseServer
 
     def do_GET(self) -> None:
-        self.release.requests.append((self.path, dict(self.headers)))
-        reply = self.release.replies.popleft() if self.release.replies else ranges
+        self.server.requests.append((self.path, dict(self.headers)))
+        reply = self.server.replies.popleft() if self.server.replies else ranges
         try:
             reply(self)
         except (BrokenPipeError, ConnectionResetError):
@@ -35,7 +33,7 @@ class Handler(BaseHTTPRequestHandler):
     def start(self, status: int, length: int | None, **headers: str) -> None:
         """Send a status and headers, those of the file unless told otherwise; without a length the end is the end."""
         self.send_response(status)
-        fields = {"Content-Type": "application/octet-stream", "ETag": self.release.etag}
+        fields = {"Content-Type": "application/octet-stream", "ETag": self.server.etag}
         fields |= {name.replace("_", "-"): value for name, value in headers.items()}
         for name, value in fields.items():
             if value:
@@ -47,43 +45,21 @@ class Handler(BaseHTTPRequestHandler):
             self.send_header("Content-Length", str(length))
         self.end_headers()
 
-    def log_message(self, *_arguments: object) -> None:
-        """Print nothing."""
 
-
-class Server(ThreadingHTTPServer):
-    """A server that waits for its threads at its end, and minds no client that leaves."""
-
-    daemon_threads = False
-
-    def handle_error(self, *arguments: Any) -> None:
-        if not isinstance(sys.exception(), ConnectionError):
-            super().handle_error(*arguments)
-
-
-class ReleaseServer:
+class ReleaseServer(LocalServer):
     """Serve `data` under every path."""
 
     def __init__(self, data: bytes, etag: str = '"one"') -> None:
+        super().__init__(Handler)
         self.data = data
         self.etag = etag
         self.replies: deque[Reply] = deque()
         self.requests: list[tuple[str, dict[str, str]]] = []
         self.ended = threading.Event()
-        handler = type("ReleaseHandler", (Handler,), {"release": self})
-        self._server = Server(("127.0.0.1", 0), handler)
-        self.url = f"http://127.0.0.1:{self._server.server_port}"
 
-    def __enter__(self) -> Self:
-        self._thread = threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.01})
-        self._thread.start()
-        return self
-
-    def __exit__(self, *_error: object) -> None:
+    def __exit__(self, *error: object) -> None:
         self.ended.set()
-        self._server.shutdown()
-        self._server.server_close()
-        self._thread.join()
+        super().__exit__(*error)
 
     def ranges_asked(self) -> list[str | None]:
         """Return the Range header of each request so far."""
@@ -92,7 +68,7 @@ class ReleaseServer:
 
 def ranges(handler: Handler) -> None:
     """Serve the file, or its end if the version that is asked for is this one: what a server should do."""
-    data, etag = handler.release.data, handler.release.etag
+    data, etag = handler.server.data, handler.server.etag
     found = re.fullmatch(r"bytes=(\d+)-", handler.headers.get("Range", ""))
     if found is None or handler.headers.get("If-Range", etag) != etag:
         handler.start(200, len(data))
@@ -108,8 +84,8 @@ def ranges(handler: Handler) -> None:
 
 def whole(handler: Handler) -> None:
     """Serve the whole file, whatever was asked for: a server without ranges."""
-    handler.start(200, len(handler.release.data))
-    handler.wfile.write(handler.release.data)
+    handler.start(200, len(handler.server.data))
+    handler.wfile.write(handler.server.data)
 
 
 def careless_ranges(handler: Handler) -> None:
@@ -123,7 +99,7 @@ def announcing(length: int | None, *, sent: int | None = None, **headers: str) -
 
     def reply(handler: Handler) -> None:
         handler.start(200, length, **headers)
-        handler.wfile.write(handler.release.data[:sent])
+        handler.wfile.write(handler.server.data[:sent])
         handler.close_connection = True
 
     return reply
@@ -133,7 +109,7 @@ def breaking_off(sent: int, **headers: str) -> Reply:
     """Close the connection after `sent` bytes of the file."""
 
     def reply(handler: Handler) -> None:
-        announcing(len(handler.release.data), sent=sent, **headers)(handler)
+        announcing(len(handler.server.data), sent=sent, **headers)(handler)
 
     return reply
 
@@ -142,12 +118,12 @@ def stalling(sent: int, reached: threading.Event | None = None) -> Reply:
     """Send `sent` bytes, tell so, and then nothing until the server ends."""
 
     def reply(handler: Handler) -> None:
-        handler.start(200, len(handler.release.data))
-        handler.wfile.write(handler.release.data[:sent])
+        handler.start(200, len(handler.server.data))
+        handler.wfile.write(handler.server.data[:sent])
         handler.wfile.flush()
         if reached is not None:
             reached.set()
-        handler.release.ended.wait()
+        handler.server.ended.wait()
         handler.close_connection = True
 
     return reply
@@ -158,7 +134,7 @@ def chunked(pieces: Iterable[bytes], *, ended: bool = True) -> Reply:
 
     def reply(handler: Handler) -> None:
         handler.send_response(200)
-        handler.send_header("ETag", handler.release.etag)
+        handler.send_header("ETag", handler.server.etag)
         handler.send_header("Transfer-Encoding", "chunked")
         handler.end_headers()
         for piece in pieces:
@@ -186,19 +162,18 @@ def redirecting(target: str, status: int = 302) -> Reply:
     return page(b"elsewhere", status=status, Location=target)
 
 
-class ProxyHandler(BaseHTTPRequestHandler):
+class ProxyHandler(LocalHandler):
     """Forward a request for an absolute URL to `origin`, whatever its host, and write down which it was."""
 
-    protocol_version = "HTTP/1.1"
-    proxy: Proxy
+    server: Proxy
 
     def do_GET(self) -> None:
-        self.proxy.asked.append(f"GET {self.path}")
-        if self.proxy.refuses:
+        self.server.asked.append(f"GET {self.path}")
+        if self.server.refuses:
             self.send_error(407)
             return
         path = "/" + self.path.split("/", 3)[3]
-        connection = http.client.HTTPConnection(self.proxy.origin.removeprefix("http://"), timeout=60)
+        connection = http.client.HTTPConnection(self.server.origin.removeprefix("http://"), timeout=60)
         connection.request("GET", path, headers={name: value for name, value in self.headers.items() if name != "Host"})
         answer = connection.getresponse()
         body = answer.read()
@@ -210,29 +185,15 @@ class ProxyHandler(BaseHTTPRequestHandler):
         connection.close()
 
     def do_CONNECT(self) -> None:
-        self.proxy.asked.append(f"CONNECT {self.path}")
+        self.server.asked.append(f"CONNECT {self.path}")
         self.send_error(407)
 
-    def log_message(self, *_arguments: object) -> None:
-        """Print nothing."""
 
-
-class Proxy:
+class Proxy(LocalServer):
     """A forward proxy for http; of https it refuses every tunnel."""
 
     def __init__(self, origin: str, *, refuses: bool = False) -> None:
+        super().__init__(ProxyHandler)
         self.origin = origin
         self.refuses = refuses
         self.asked: list[str] = []
-        self._server = Server(("127.0.0.1", 0), type("ProxyHandler", (ProxyHandler,), {"proxy": self}))
-        self.url = f"http://127.0.0.1:{self._server.server_port}"
-
-    def __enter__(self) -> Self:
-        self._thread = threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.01})
-        self._thread.start()
-        return self
-
-    def __exit__(self, *_error: object) -> None:
-        self._server.shutdown()
-        self._server.server_close()
-        self._thread.join()

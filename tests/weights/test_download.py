@@ -111,7 +111,7 @@ def test_a_server_that_stalls_is_left_and_the_rest_fetched_later(
 
 
 def test_a_server_that_never_answers_is_left(server: ReleaseServer, fetch: Fetch, partial: Path) -> None:
-    server.replies.append(lambda handler: handler.release.ended.wait() and None)
+    server.replies.append(lambda handler: handler.server.ended.wait() and None)
     with pytest.raises(DownloadError, match="the server sent nothing"):
         fetch(stall_s=0.2)
     assert not partial.exists()
@@ -121,11 +121,11 @@ def up_to(cut: int) -> Reply:
     """Send the range that is asked for, but only up to the byte `cut` of the file, then close the connection."""
 
     def reply(handler: Handler) -> None:
-        total = len(handler.release.data)
+        total = len(handler.server.data)
         first = int(handler.headers.get("Range", "bytes=0-").removeprefix("bytes=").removesuffix("-"))
         told = {"Content_Range": f"bytes {first}-{total - 1}/{total}"} if first else {}
         handler.start(206 if first else 200, total - first, **told)
-        handler.wfile.write(handler.release.data[first:cut])
+        handler.wfile.write(handler.server.data[first:cut])
         handler.close_connection = True
 
     return reply
@@ -421,11 +421,20 @@ class TestRedirects:
             fetch()
         assert len(server.requests) == 11
 
-    @pytest.mark.parametrize("headers", [{}, {"Location": "data:text/plain,x"}])
-    def test_without_a_target(self, server: ReleaseServer, fetch: Fetch, headers: dict[str, str]) -> None:
-        server.replies.append(page(b"", status=302, **headers))
+    def test_without_a_target(self, server: ReleaseServer, fetch: Fetch) -> None:
+        server.replies.append(page(b"", status=302))
         with pytest.raises(DownloadError, match="the server answers 302 Found"):
             fetch()
+
+    @pytest.mark.parametrize("target", ["data:text/plain,x", "mailto:me", "http://[::1", "http://\x7f/", "x" * 65_537])
+    def test_to_what_is_no_address(self, server: ReleaseServer, fetch: Fetch, partial: Path, target: str) -> None:
+        server.replies.append(redirecting(target))
+        with pytest.raises(DownloadError, match="redirects to what is no address on the web") as caught:
+            fetch()
+        assert caught.value.where == f"{server.url}/asset"
+        assert caught.value.remedy == "take another source with --from"
+        assert len(server.requests) == 1
+        assert not partial.exists()
 
     def test_not_from_https_to_http(self) -> None:
         with pytest.raises(DownloadError, match="https not to http") as caught:
@@ -477,6 +486,15 @@ class TestProxies:
             with pytest.raises(DownloadError, match="407 Proxy Authentication Required") as caught:
                 fetch()
         assert "HTTP_PROXY" in str(caught.value.remedy)
+
+    def test_a_host_that_has_no_name(
+        self, server: ReleaseServer, fetch: Fetch, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Early releases of httpx2 refuse such an address with an error of idna's, later ones ask the proxy."""
+        with Proxy(server.url, refuses=True) as proxy:
+            monkeypatch.setenv("HTTP_PROXY", proxy.url)
+            with pytest.raises(DownloadError, match=r"cannot be fetched \(Malformed A-label|the server answers 407"):
+                fetch("http://xn--/asset")
 
     @pytest.mark.parametrize(
         ("name", "value"), [("ALL_PROXY", "carrier-pigeon://127.0.0.1:1"), ("SSL_CERT_FILE", "/nowhere/ca.pem")]
