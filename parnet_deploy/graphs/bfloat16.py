@@ -12,6 +12,8 @@ import numpy as np
 import onnx
 from onnx import helper, numpy_helper
 
+# What the exporter writes; in float32 the operators of networks mean the same in it and in bfloat16's opset 22.
+_OPSET = 18
 _BFLOAT16, _FLOAT = onnx.TensorProto.BFLOAT16, onnx.TensorProto.FLOAT
 
 
@@ -23,10 +25,13 @@ def has_bfloat16(model: onnx.ModelProto) -> bool:
 def in_float32(model: onnx.ModelProto) -> onnx.ModelProto:
     """Return a float32 graph that gives the numbers of a graph which computes in bfloat16.
 
-    Its inputs are float32, and so are its outputs, also those that were bfloat16.
+    Its inputs are float32, and so are its outputs, also those that were bfloat16. So it needs no opset that takes
+    bfloat16, and older releases of ONNX Runtime read it.
     """
     widened = onnx.ModelProto()
     widened.CopyFrom(model)
+    for entry in widened.opset_import:
+        entry.version = min(entry.version, _OPSET)
     graph = widened.graph
     narrow = {tensor.name for tensor in graph.initializer if tensor.data_type == _BFLOAT16}
     for tensor in graph.initializer:

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import os
+import sys
 from collections.abc import Callable, Iterable, Iterator
+from functools import partial
+from pathlib import Path
 from typing import TypeAlias
 
 import torch
@@ -87,19 +91,22 @@ def create_loaders(
     """Return loaders of the training split (shuffled, whole batches only) and the held-out split (in order)."""
     train = TransformedImages(data.train, training_transform(preprocessing, recipe))
     test = TransformedImages(data.test, evaluation_transform(preprocessing))
-    timeout = WORKER_TIMEOUT_S if recipe.workers else 0
-    return (
-        DataLoader(
-            train,
-            min(recipe.batch_size, len(train)),
-            shuffle=True,
-            drop_last=True,
-            num_workers=recipe.workers,
-            timeout=timeout,
-            collate_fn=_collate,
-        ),
-        DataLoader(test, EVALUATION_BATCH_SIZE, num_workers=recipe.workers, timeout=timeout, collate_fn=_collate),
+    load = partial(
+        DataLoader[Sample | DataError],
+        num_workers=recipe.workers,
+        timeout=WORKER_TIMEOUT_S if recipe.workers else 0,
+        collate_fn=_collate,
+        worker_init_fn=_silence,
     )
+    return (
+        load(train, min(recipe.batch_size, len(train)), shuffle=True, drop_last=True),
+        load(test, EVALUATION_BATCH_SIZE),
+    )
+
+
+def _silence(_worker: int) -> None:
+    """Let a worker print nothing: it hands errors over, and the process that waits for it names what it cannot."""
+    sys.stderr = Path(os.devnull).open("w", encoding="utf-8")  # noqa: SIM115
 
 
 def _collate(samples: list[Sample | DataError]) -> Batch | DataError:
