@@ -18,7 +18,7 @@ import numpy as np
 import onnxruntime
 
 from parnet_deploy.artifacts.schemas import DeviceRecord, Lane, TensorSpec
-from parnet_deploy.engines.base import Array, Report, StageSpec, check_binding, cpu_only, weights_path
+from parnet_deploy.engines.base import FOREIGN_GRAPH, Array, Report, StageSpec, check_binding, cpu_only, weights_path
 from parnet_deploy.engines.cpu import cpu_record, usable_cores
 from parnet_deploy.engines.options import BuildOptions, refuse_gpu_options
 from parnet_deploy.errors import BUILD_AGAIN, EXPORT_AGAIN, EngineError
@@ -215,7 +215,7 @@ class OnnxRuntimeBackend:
         options.optimized_model_filepath = str(engine_path)
         for key, value in (("file_name", weights_path(engine_path).name), ("min_size_in_bytes", _LEAST_MAPPED_BYTES)):
             options.add_session_config_entry(f"session.optimized_model_external_initializers_{key}", str(value))
-        open_session(onnx_path, options, spec, "optimise", EXPORT_AGAIN)
+        open_session(onnx_path, options, spec, "optimise", FOREIGN_GRAPH)
         return {}
 
     def load(self, engine_path: Path, spec: StageSpec) -> OnnxRuntimeEngine:

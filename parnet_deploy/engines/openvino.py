@@ -18,11 +18,11 @@ import numpy as np
 import openvino
 
 from parnet_deploy.artifacts.schemas import DeviceRecord, Lane
-from parnet_deploy.engines.base import Array, Report, StageSpec, check_binding, cpu_only
+from parnet_deploy.engines.base import FOREIGN_GRAPH, Array, Report, StageSpec, check_binding, cpu_only
 from parnet_deploy.engines.cpu import cpu_record
 from parnet_deploy.engines.mapped import MappedFile
 from parnet_deploy.engines.options import BuildOptions, refuse_gpu_options
-from parnet_deploy.errors import BUILD_AGAIN, EXPORT_AGAIN, EngineError
+from parnet_deploy.errors import BUILD_AGAIN, EngineError
 from parnet_deploy.planning.placement import device_lanes
 
 _DEVICE = "CPU"
@@ -137,7 +137,7 @@ class OpenVinoBackend:
             model.reshape({name: [batch, *tensor.shape] for name, tensor in spec.inputs.items()})
             exported = self._core.compile_model(model, _DEVICE, _settings(spec)).export_model()
         except Exception as error:
-            raise _failure(spec, "compile", error, onnx_path, EXPORT_AGAIN) from error
+            raise _failure(spec, "compile", error, onnx_path, FOREIGN_GRAPH) from error
         engine_path.write_bytes(exported.getvalue())
         return {}
 

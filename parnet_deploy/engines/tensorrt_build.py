@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from parnet_deploy.artifacts.schemas import TensorSpec
-from parnet_deploy.engines.base import Report, StageSpec
+from parnet_deploy.engines.base import FOREIGN_GRAPH, Report, StageSpec
 from parnet_deploy.engines.options import BuildOptions, HardwareCompatibility
 from parnet_deploy.engines.tensorrt_errors import collected_errors, logger, tensorrt_failure
 from parnet_deploy.engines.tensorrt_flavour import TensorRT
@@ -87,7 +87,7 @@ def _parse(tensorrt: TensorRT, network: Any, onnx_path: Path, spec: StageSpec, m
     if not parser.parse_from_file(str(onnx_path)):
         errors = [parser.get_error(index) for index in range(parser.num_errors)]
         found = [_locate(error) for error in errors]
-        raise tensorrt_failure(tensorrt, spec, "read", found or messages, onnx_path, EXPORT_AGAIN)
+        raise tensorrt_failure(tensorrt, spec, "read", found or messages, onnx_path, FOREIGN_GRAPH)
     found_inputs = [network.get_input(index) for index in range(network.num_inputs)]
     found_outputs = [network.get_output(index) for index in range(network.num_outputs)]
     _check_tensors(found_inputs, spec.inputs, spec, onnx_path)
