@@ -4,6 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
+# Remedies for files that are damaged, foreign or of another version, wherever that is found out.
+EXPORT_AGAIN = "export the bundle again: parnet-deploy export CHECKPOINT -o BUNDLE"
+BUILD_AGAIN = "build the plan again on this machine: parnet-deploy build BUNDLE -o PLAN"
+
 
 class ParNetError(Exception):
     """Base of all errors that are reported without a traceback.

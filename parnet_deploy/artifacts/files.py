@@ -65,7 +65,11 @@ def _temporary_sibling(path: Path) -> str:
     try:
         parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise ArtifactError(f"cannot make the folder ({error.strerror})", where=parent) from error
+        raise ArtifactError(
+            f"cannot make the folder ({error.strerror})",
+            where=parent,
+            remedy="check permissions and free space",
+        ) from error
     return f".{path.name}.partial-"
 
 
@@ -230,13 +234,17 @@ def read_json(path: Path, *, kind: str) -> tuple[Any, bytes]:
     """
     try:
         if path.stat().st_size > _MAX_MANIFEST_BYTES:
-            raise ArtifactError(f"too large to be the manifest of a {kind}", where=path)
+            raise ArtifactError(
+                f"too large to be the manifest of a {kind}", where=path, remedy=f"make the {kind} again"
+            )
         data = path.read_bytes()
         return json.loads(data, parse_constant=_refuse_constant), data
     except (ValueError, RecursionError) as error:
         raise ArtifactError(f"not valid JSON ({error})", where=path, remedy=f"make the {kind} again") from error
     except OSError as error:
-        raise ArtifactError(f"cannot be read ({error.strerror})", where=path) from error
+        raise ArtifactError(
+            f"cannot be read ({error.strerror})", where=path, remedy="check the path and its permissions"
+        ) from error
 
 
 def read_manifest(path: Path, schema: type[ModelT], *, kind: str, schema_version: int) -> tuple[ModelT, str]:
@@ -253,7 +261,9 @@ def read_manifest(path: Path, schema: type[ModelT], *, kind: str, schema_version
     content, data = read_json(path, kind=kind)
     found_kind = content.get("kind") if isinstance(content, dict) else None
     if found_kind != kind:
-        raise ArtifactError(f"the manifest is of kind {found_kind!r}, not {kind!r}", where=path)
+        raise ArtifactError(
+            f"the manifest is of kind {found_kind!r}, not {kind!r}", where=path, remedy=f"pass a {kind}"
+        )
     found_version = content.get("schema_version")
     if found_version != schema_version or isinstance(found_version, bool):
         raise ArtifactError(

@@ -59,6 +59,7 @@ def _run_worker(request: RoundRequest | SweepRequest, label: str, result: type[R
         raise InferenceError(
             f"{label} could not be measured, its process {_ending(completed.returncode)}:\n" + _tail(completed.stderr),
             where=request.plan,
+            remedy="see whether the plan runs alone: parnet-deploy run PLAN IMAGE",
         )
     return result.model_validate_json(Path(request.result_path).read_bytes())
 

@@ -59,7 +59,8 @@ def settings_for(
     duration = DEFAULT_DURATION_MS if duration_ms is None else duration_ms
     if min(duration, concurrency, warm_up_runs) < 1 or queries < 2:
         raise InferenceError(
-            "the duration, the concurrency and the warm-up runs must be at least 1, the queries at least 2"
+            "the duration, the concurrency and the warm-up runs must be at least 1, the queries at least 2",
+            remedy="leave them out for the defaults",
         )
     return ScenarioSettings(
         scenario=known,
@@ -88,7 +89,9 @@ def _check_settings(
         if scenario != owner:
             raise InferenceError(f"the {name} can be set only in the {owner} scenario", remedy="leave it out")
         if not 0 < value < float("inf"):
-            raise InferenceError(f"the {name} must be a positive number, not {value}")
+            raise InferenceError(
+                f"the {name} must be a positive number, not {value}", remedy="leave it out for the default"
+            )
 
 
 def with_server_targets(settings: ScenarioSettings, *, latency_ms: float) -> ScenarioSettings:

@@ -60,7 +60,9 @@ def serve_bench(
         MissingDependencyError: LoadGen, or what draws the report, is not installed.
     """
     if not plans or rounds < 1:
-        raise InferenceError("there must be at least one plan and one round to measure")
+        raise InferenceError(
+            "there must be at least one plan and one round to measure", remedy="pass a plan, and --rounds from 1"
+        )
     import_loadgen()
     if output is not None:
         check_publishing()

@@ -48,7 +48,10 @@ def compare(
 def check_same_network(a: Predictor, b: Predictor) -> None:
     """Raise `CheckFailedError` if the artefacts differ in their classes or, where both are exported, their input."""
     if a.num_classes != b.num_classes:
-        raise CheckFailedError(f"{a.num_classes} classes against {b.num_classes}: these are different networks")
+        raise CheckFailedError(
+            f"{a.num_classes} classes against {b.num_classes}: these are different networks",
+            remedy="compare artefacts that were made from one checkpoint",
+        )
     sizes = [predictor.preprocessing.input_size for predictor in (a, b) if predictor.kind != "checkpoint"]
     if len(set(sizes)) > 1:
         shown = " against ".join("x".join(map(str, size)) for size in sizes)

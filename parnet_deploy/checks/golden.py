@@ -12,7 +12,7 @@ from parnet_deploy.checks.differences import tensor_difference
 from parnet_deploy.checks.images import Images, random_beside_real, same_images
 from parnet_deploy.checks.predictors import Predictor
 from parnet_deploy.checks.provenance import describe_environment
-from parnet_deploy.checks.sketch import fingerprint, sketched_difference
+from parnet_deploy.checks.sketch import ANEW, fingerprint, sketched_difference
 from parnet_deploy.errors import CheckFailedError, DataError
 from parnet_deploy.planning.layers import network_layers
 from parnet_deploy.planning.partition import LOGITS
@@ -54,10 +54,16 @@ def compare_golden(
         DataError: the golden file's images are not to be had.
     """
     if golden.network.num_classes != predictor.num_classes:
-        raise CheckFailedError(f"{golden.network.num_classes} classes against {predictor.num_classes}: other networks")
+        raise CheckFailedError(
+            f"{golden.network.num_classes} classes against {predictor.num_classes}: other networks",
+            remedy=f"verify an artefact of the {golden.network.num_classes} classes, or {ANEW}",
+        )
     size, found = golden.preprocessing.input_size, predictor.preprocessing.input_size
     if predictor.kind != "checkpoint" and size != found:
-        raise CheckFailedError(f"the golden file is of inputs of {_extents(size)}, this takes {_extents(found)}")
+        raise CheckFailedError(
+            f"the golden file is of inputs of {_extents(size)}, this takes {_extents(found)}",
+            remedy=f"export at that size (export --resolution), or {ANEW}",
+        )
     if data is not None and all(entry.images.source not in ("files", "digits") for entry in golden.sets):
         raise DataError("the golden file was written for random images alone", remedy="leave out --data")
     reported = random_beside_real([entry.images for entry in golden.sets])

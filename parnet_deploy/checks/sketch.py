@@ -21,6 +21,8 @@ from parnet_deploy.errors import CheckFailedError
 
 Array = NDArray[Any]
 
+ANEW = "write the golden file anew: verify ARTEFACT --write-golden FILE"
+
 SUMS = 64
 _SEED = 0
 
@@ -73,7 +75,10 @@ def sketched_difference(
         CheckFailedError: the tensor has another shape.
     """
     if tensor.shape[1:] != kept.shape:
-        raise CheckFailedError(f"{name} has shape {list(tensor.shape[1:])}, and had {list(kept.shape)}")
+        raise CheckFailedError(
+            f"{name} has shape {list(tensor.shape[1:])}, and had {list(kept.shape)}",
+            remedy=f"verify an artefact of the golden file's network, or {ANEW}",
+        )
     finite = np.isfinite(tensor)
     if not finite.all() or not np.isfinite(kept.norms).all():
         return _estimated(name, float("inf"), tolerance, passed=False, extent=extent_of(~finite))

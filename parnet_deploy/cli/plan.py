@@ -131,15 +131,15 @@ def _find_link(name: str, *, staged: bool) -> Link:
     elif not Path(name).is_file():
         raise ArtifactError(f"no link {name!r}", remedy=f"one of {', '.join(LINKS)}, or a JSON file")
     else:
+        remedy = f"give: {', '.join(Link.model_fields)}"
         try:
             found = Link.model_validate(json.loads(Path(name).read_bytes()))
         except ValidationError as error:
             first = error.errors(include_url=False, include_context=False)[0]
             field = ".".join(str(part) for part in first["loc"])
-            fields = ", ".join(Link.model_fields)
-            raise ArtifactError(f"{field}: {first['msg']}", where=name, remedy=f"give: {fields}") from error
+            raise ArtifactError(f"{field}: {first['msg']}", where=name, remedy=remedy) from error
         except (ValueError, RecursionError) as error:
-            raise ArtifactError(f"not valid JSON ({error})", where=name) from error
+            raise ArtifactError(f"not valid JSON ({error})", where=name, remedy=remedy) from error
     return found.staged() if staged else found
 
 

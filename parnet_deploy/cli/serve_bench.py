@@ -142,7 +142,7 @@ def serve_bench(
     from parnet_deploy.bench.sweep import sweep_options
 
     if not math.isfinite(duration):
-        raise InferenceError(f"the duration must be a number of seconds, not {duration}")
+        raise InferenceError(f"the duration must be a number of seconds, not {duration}", remedy="for example 2.5")
     settings = settings_for(
         scenario.value,
         min_queries=min_queries,

@@ -11,10 +11,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from parnet_deploy.artifacts.schemas import BatchRange, DeviceRecord, Graph, Lane, Precision, Stage, TensorSpec
-from parnet_deploy.errors import EngineError
+from parnet_deploy.errors import EXPORT_AGAIN, EngineError
 
 # float32, float16 or 8-bit integers, as the tensor's specification says.
 Array = NDArray[Any]
+
+# The remedy for a graph that a backend cannot translate.
+FOREIGN_GRAPH = f"{EXPORT_AGAIN}; or choose another --backend"
 
 # Told what a build is doing; answers whether to go on.
 Report = Callable[[str], bool]
@@ -152,6 +155,14 @@ class Backend(Protocol):
         Raises:
             EngineError: naming the stage, if the file is not such an engine.
         """
+
+
+def cpu_only(backend: str, device: str) -> EngineError:
+    """Return the error for a backend of the processor that is asked to run elsewhere."""
+    return EngineError(
+        f"backend {backend!r} runs on the cpu, not on {device}",
+        remedy="place its stages on the cpu, or build with a backend of GPUs (tensorrt, onnxruntime-cuda, torch)",
+    )
 
 
 def check_binding(spec: StageSpec, inputs: Mapping[str, Array], outputs: Mapping[str, Array]) -> None:

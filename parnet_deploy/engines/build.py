@@ -51,7 +51,9 @@ def build_plan(
     if threads is not None and threads < 1:
         raise EngineError(f"{threads} threads cannot run anything", remedy="pass a thread count of at least 1")
     if output.exists() and output.resolve() == bundle.resolve():
-        raise OutputExistsError("the plan would replace the bundle it is made from", where=output)
+        raise OutputExistsError(
+            "the plan would replace the bundle it is made from", where=output, remedy="choose another -o"
+        )
     refuse_folder(output, force=force, is_ours=holds("plan.json"))
     options = options or BuildOptions()
     builder = get_backend(backend, options)

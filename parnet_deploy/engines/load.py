@@ -11,10 +11,8 @@ from parnet_deploy.engines.base import Backend, DeviceEngine, Engine, stage_spec
 from parnet_deploy.engines.gpus import covers
 from parnet_deploy.engines.options import options_of_plan
 from parnet_deploy.engines.registry import get_backend
-from parnet_deploy.errors import ArtifactError, EngineError, ParNetError
+from parnet_deploy.errors import BUILD_AGAIN, ArtifactError, EngineError, ParNetError
 from parnet_deploy.planning.schedule import check_schedule
-
-_REMEDY = "build the plan again on this machine: parnet-deploy build BUNDLE -o PLAN"
 
 
 def check_plan(plan: OpenPlan, backend: Backend) -> None:
@@ -28,12 +26,12 @@ def check_plan(plan: OpenPlan, backend: Backend) -> None:
     try:
         check_schedule(manifest.schedule, manifest.stages, manifest.placement, manifest.input, manifest.output)
     except ValueError as error:
-        raise ArtifactError(f"the schedule is not sound: {error}", where=where, remedy=_REMEDY) from error
+        raise ArtifactError(f"the schedule is not sound: {error}", where=where, remedy=BUILD_AGAIN) from error
     if not backend.runs(manifest.backend_version):
         raise EngineError(
             f"built with {backend.name} {manifest.backend_version}, and this is {backend.version()}",
             where=where,
-            remedy=_REMEDY,
+            remedy=BUILD_AGAIN,
         )
     devices = {record.device: record for record in manifest.devices}
     used = sorted({lane.device for lane in manifest.placement.values()})
@@ -44,7 +42,7 @@ def check_plan(plan: OpenPlan, backend: Backend) -> None:
             raise EngineError(
                 f"built for {wanted} as {found.device}, and this is {found.name} ({found.capability})",
                 where=where,
-                remedy=_REMEDY,
+                remedy=BUILD_AGAIN,
             )
 
 

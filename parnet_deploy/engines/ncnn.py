@@ -21,11 +21,11 @@ import ncnn
 import numpy as np
 
 from parnet_deploy.artifacts.schemas import DeviceRecord, Lane
-from parnet_deploy.engines.base import Array, Report, StageSpec, check_binding
+from parnet_deploy.engines.base import Array, Report, StageSpec, check_binding, cpu_only
 from parnet_deploy.engines.cpu import cpu_record
 from parnet_deploy.engines.ncnn_model import convert_to_ncnn
 from parnet_deploy.engines.options import BuildOptions, refuse_gpu_options
-from parnet_deploy.errors import EngineError
+from parnet_deploy.errors import BUILD_AGAIN, EngineError
 from parnet_deploy.planning.placement import device_lanes
 
 # What an engine file ends with: the length of the text before it, and this mark.
@@ -84,12 +84,20 @@ class NcnnEngine:
         # F(6,3) rounds several times worse than F(4,3) and is no faster on these networks.
         options.use_winograd63_convolution = False
         if self._net.load_param_mem(_read_text(engine_path)) != 0:
-            raise EngineError(f"ncnn cannot read the layers of stage {spec.name!r}", where=engine_path)
+            raise EngineError(
+                f"ncnn cannot read the layers of stage {spec.name!r}", where=engine_path, remedy=BUILD_AGAIN
+            )
         if self._net.load_model(str(engine_path)) != 0:
-            raise EngineError(f"ncnn cannot load the weights of stage {spec.name!r}", where=engine_path)
+            raise EngineError(
+                f"ncnn cannot load the weights of stage {spec.name!r}", where=engine_path, remedy=BUILD_AGAIN
+            )
         found = sorted(self._net.input_names()), sorted(self._net.output_names())
         if found != (sorted(spec.inputs), sorted(spec.outputs)):
-            raise EngineError(f"stage {spec.name!r} has inputs {found[0]} and outputs {found[1]}", where=engine_path)
+            raise EngineError(
+                f"stage {spec.name!r} has inputs {found[0]} and outputs {found[1]}",
+                where=engine_path,
+                remedy=BUILD_AGAIN,
+            )
 
     def bind(self, inputs: Mapping[str, Array], outputs: Mapping[str, Array]) -> NcnnBoundEngine:
         """Bind arrays, which are copied from and to."""
@@ -111,7 +119,7 @@ def _read_text(path: Path) -> str:
             if mark == _MARK and length <= size - _FOOTER.size:
                 file.seek(size - _FOOTER.size - length)
                 return file.read(length).decode()
-    raise EngineError("not an ncnn engine", where=path, remedy="build the plan again")
+    raise EngineError("not an ncnn engine", where=path, remedy=BUILD_AGAIN)
 
 
 class NcnnBackend:
@@ -140,7 +148,7 @@ class NcnnBackend:
         """Describe the processor; raise `EngineError` for any other device."""
         for device in devices:
             if device != "cpu":
-                raise EngineError(f"backend 'ncnn' runs on the cpu, not on {device}")
+                raise cpu_only(self.name, device)
         return tuple(cpu_record() for _ in devices)
 
     def build(

@@ -23,9 +23,10 @@ import onnx
 from numpy.typing import NDArray
 from onnx import numpy_helper
 
+from parnet_deploy.engines.base import FOREIGN_GRAPH
 from parnet_deploy.engines.ncnn_layers import Layer, NcnnModel, Params, dense_matrix, parts_of, write_model
 from parnet_deploy.engines.ncnn_winograd import F23_HINT_SIZE, MEMORY_FACTOR, WinogradLayer, layers_with_f43
-from parnet_deploy.errors import EngineError
+from parnet_deploy.errors import EXPORT_AGAIN, EngineError
 
 # What stands before weights that are plain float32.
 _FLOAT32 = b"\0\0\0\0"
@@ -47,7 +48,7 @@ def convert_to_ncnn(onnx_path: Path, memory_factor: float = MEMORY_FACTOR) -> Nc
     try:
         graph = onnx.load_model(str(onnx_path), load_external_data=False).graph
     except Exception as error:
-        raise EngineError(f"not an ONNX file ({error})", where=onnx_path) from error
+        raise EngineError(f"not an ONNX file ({error})", where=onnx_path, remedy=EXPORT_AGAIN) from error
     return _Converter(graph, onnx_path, memory_factor).convert()
 
 
@@ -84,7 +85,7 @@ class _Converter:
         self._choose_transforms()
         return write_model(self._layers, {value.name for value in self._graph.output})
 
-    def _refusal(self, node: onnx.NodeProto, why: str, remedy: str | None = None) -> EngineError:
+    def _refusal(self, node: onnx.NodeProto, why: str, remedy: str = FOREIGN_GRAPH) -> EngineError:
         return EngineError(f"node {node.name!r} ({node.op_type}) {why}", where=self._path, remedy=remedy)
 
     def _attributes(self, node: onnx.NodeProto, **known: Any) -> dict[str, Any]:

@@ -18,10 +18,10 @@ import numpy as np
 import onnxruntime
 
 from parnet_deploy.artifacts.schemas import DeviceRecord, Lane, TensorSpec
-from parnet_deploy.engines.base import Array, Report, StageSpec, check_binding, weights_path
+from parnet_deploy.engines.base import FOREIGN_GRAPH, Array, Report, StageSpec, check_binding, cpu_only, weights_path
 from parnet_deploy.engines.cpu import cpu_record, usable_cores
 from parnet_deploy.engines.options import BuildOptions, refuse_gpu_options
-from parnet_deploy.errors import EngineError
+from parnet_deploy.errors import BUILD_AGAIN, EXPORT_AGAIN, EngineError
 from parnet_deploy.planning.placement import device_lanes
 
 _PROVIDER = "CPUExecutionProvider"
@@ -73,11 +73,14 @@ def open_session(
     options: Any,
     spec: StageSpec,
     action: str,
+    again: str,
     provider: tuple[str, Mapping[str, str]] = (_PROVIDER, {}),
     *,
     remedy: str | None = None,
 ) -> Any:
     """Open a file with one execution provider, which is a name and options.
+
+    `again` is how to make the file again, the remedy for one that is damaged; `remedy` is one for the provider.
 
     Raises:
         EngineError: ONNX Runtime refuses the file or falls back to another provider, which it does in silence, or the
@@ -88,20 +91,23 @@ def open_session(
     try:
         session = onnxruntime.InferenceSession(str(path), options, providers=[provider], enable_fallback=0)
     except Exception as error:
-        raise failure(spec, action, error, path, remedy) from error
+        raise failure(spec, action, error, path, remedy or again) from error
     found = session.get_providers()
     if found[0] != provider[0]:
         raise EngineError(f"stage {spec.name!r} runs on {found}, not on {provider[0]}", where=path, remedy=remedy)
-    _check_tensors(session.get_inputs(), spec.inputs, spec, path)
-    _check_tensors(session.get_outputs(), spec.outputs, spec, path)
+    _check_tensors(session.get_inputs(), spec.inputs, spec, path, again)
+    _check_tensors(session.get_outputs(), spec.outputs, spec, path, again)
     return session
 
 
-def _check_tensors(found: Sequence[Any], expected: Mapping[str, TensorSpec], spec: StageSpec, path: Path) -> None:
+def _check_tensors(
+    found: Sequence[Any], expected: Mapping[str, TensorSpec], spec: StageSpec, path: Path, again: str
+) -> None:
     """Compare a graph's inputs or outputs with the manifest's; axes without a fixed extent match any."""
     names = [value.name for value in found]
     if sorted(names) != sorted(expected):
-        raise EngineError(f"stage {spec.name!r} has tensors {names}, the manifest says {list(expected)}", where=path)
+        what = f"stage {spec.name!r} has tensors {names}, the manifest says {list(expected)}"
+        raise EngineError(what, where=path, remedy=again)
     for value in found:
         tensor = expected[value.name]
         batch = spec.batch.min if not spec.batch.is_dynamic else None
@@ -114,6 +120,7 @@ def _check_tensors(found: Sequence[Any], expected: Mapping[str, TensorSpec], spe
                 f"stage {spec.name!r}: {value.name!r} is {value.type}{value.shape}, the manifest says "
                 f"{tensor.dtype}{[batch or 'N', *tensor.shape]}",
                 where=path,
+                remedy=again,
             )
 
 
@@ -191,7 +198,7 @@ class OnnxRuntimeBackend:
         """Describe the processor; raise `EngineError` for any other device."""
         for device in devices:
             if device != "cpu":
-                raise EngineError(f"backend 'onnxruntime' runs on the cpu, not on {device}")
+                raise cpu_only(self.name, device)
         return tuple(cpu_record() for _ in devices)
 
     def build(
@@ -208,14 +215,14 @@ class OnnxRuntimeBackend:
         options.optimized_model_filepath = str(engine_path)
         for key, value in (("file_name", weights_path(engine_path).name), ("min_size_in_bytes", _LEAST_MAPPED_BYTES)):
             options.add_session_config_entry(f"session.optimized_model_external_initializers_{key}", str(value))
-        open_session(onnx_path, options, spec, "optimise")
+        open_session(onnx_path, options, spec, "optimise", FOREIGN_GRAPH)
         return {}
 
     def load(self, engine_path: Path, spec: StageSpec) -> OnnxRuntimeEngine:
         """Open a saved graph as it is."""
         options = _session_options(spec)
         options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
-        return OnnxRuntimeEngine(open_session(engine_path, options, spec, "load"), spec)
+        return OnnxRuntimeEngine(open_session(engine_path, options, spec, "load", BUILD_AGAIN), spec)
 
 
 def open_reference(onnx_path: Path, *, also: Sequence[str] = (), is_bfloat16: bool = False) -> Any:
@@ -234,7 +241,9 @@ def open_reference(onnx_path: Path, *, also: Sequence[str] = (), is_bfloat16: bo
         model = _changed(onnx_path, also, is_bfloat16=is_bfloat16) if also or is_bfloat16 else str(onnx_path)
         return onnxruntime.InferenceSession(model, options, providers=[_PROVIDER])
     except Exception as error:
-        raise EngineError(f"ONNX Runtime cannot read the file ({error})", where=onnx_path) from error
+        raise EngineError(
+            f"ONNX Runtime cannot read the file ({error})", where=onnx_path, remedy=EXPORT_AGAIN
+        ) from error
 
 
 def run_reference(session: Any, names: Sequence[str], feeds: Mapping[str, Array], where: str) -> list[Array]:
@@ -243,7 +252,7 @@ def run_reference(session: Any, names: Sequence[str], feeds: Mapping[str, Array]
         return cast(list[Array], session.run(list(names), dict(feeds), quiet_run_options()))
     except Exception as error:
         reason = str(error).strip().splitlines()[0]
-        raise EngineError(f"ONNX Runtime cannot run stage {where!r}: {reason}") from error
+        raise EngineError(f"ONNX Runtime cannot run stage {where!r}: {reason}", remedy=EXPORT_AGAIN) from error
 
 
 def _changed(onnx_path: Path, names: Sequence[str], *, is_bfloat16: bool) -> bytes:

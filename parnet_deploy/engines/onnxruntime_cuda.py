@@ -28,7 +28,7 @@ from parnet_deploy.engines.base import Report, StageSpec
 from parnet_deploy.engines.gpus import DEVICE_SETUP, current_gpu, device_ordinal, gpu_lanes, gpu_records
 from parnet_deploy.engines.onnxruntime import failure, open_session, quiet_run_options
 from parnet_deploy.engines.options import BuildOptions, refuse_tensorrt_options
-from parnet_deploy.errors import MissingDependencyError
+from parnet_deploy.errors import BUILD_AGAIN, EXPORT_AGAIN, MissingDependencyError
 
 _PROVIDER = "CUDAExecutionProvider"
 _INSTALL = "pip uninstall onnxruntime, then pip install 'parnet-deploy[onnxruntime-gpu]': they overwrite each other"
@@ -112,7 +112,7 @@ class OnnxRuntimeCudaEngine:
         # On the processor and dropped again: whether it is the stage's file, before there is a stream to load it for.
         options = onnxruntime.SessionOptions()
         options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
-        open_session(engine_path, options, spec, "load")
+        open_session(engine_path, options, spec, "load", BUILD_AGAIN)
 
     def bind_device(self, addresses: Mapping[str, int], batch: int, stream: int) -> OnnxRuntimeCudaBoundEngine:
         """Bind addresses, and run the stage on them, whatever they hold, until nothing more is allocated.
@@ -132,7 +132,9 @@ class OnnxRuntimeCudaEngine:
 
     def _open(self, stream: int) -> _StreamSession:
         provider = _PROVIDER, _provider_options(self._device, stream, tf32=self._tf32)
-        session = open_session(self._path, _session_options(), self._spec, "load", provider, remedy=_LIBRARIES)
+        session = open_session(
+            self._path, _session_options(), self._spec, "load", BUILD_AGAIN, provider, remedy=_LIBRARIES
+        )
         self._sessions[stream] = _StreamSession(session)
         return self._sessions[stream]
 
@@ -208,7 +210,7 @@ class OnnxRuntimeCudaBackend:
         device = device_ordinal(spec.lane.device)
         provider = _PROVIDER, _provider_options(device, None, tf32=self._options.tf32)
         with DEVICE_SETUP, current_gpu(device):
-            open_session(onnx_path, _session_options(), spec, "optimise", provider, remedy=_LIBRARIES)
+            open_session(onnx_path, _session_options(), spec, "optimise", EXPORT_AGAIN, provider, remedy=_LIBRARIES)
         copyfile(onnx_path, engine_path)
         nodes = onnx.load(onnx_path, load_external_data=False).graph.node
         return Counter(node.op_type for node in nodes)

@@ -18,11 +18,11 @@ import numpy as np
 import openvino
 
 from parnet_deploy.artifacts.schemas import DeviceRecord, Lane
-from parnet_deploy.engines.base import Array, Report, StageSpec, check_binding
+from parnet_deploy.engines.base import FOREIGN_GRAPH, Array, Report, StageSpec, check_binding, cpu_only
 from parnet_deploy.engines.cpu import cpu_record
 from parnet_deploy.engines.mapped import MappedFile
 from parnet_deploy.engines.options import BuildOptions, refuse_gpu_options
-from parnet_deploy.errors import EngineError
+from parnet_deploy.errors import BUILD_AGAIN, EngineError
 from parnet_deploy.planning.placement import device_lanes
 
 _DEVICE = "CPU"
@@ -39,11 +39,13 @@ def _settings(spec: StageSpec) -> dict[str, Any]:
     }
 
 
-def _failure(spec: StageSpec, action: str, error: Exception, where: Path | None = None) -> EngineError:
+def _failure(
+    spec: StageSpec, action: str, error: Exception, where: Path | None = None, remedy: str | None = None
+) -> EngineError:
     # OpenVINO's messages begin with lines that name its own source files.
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     reason = next((line for line in reversed(lines) if "Exception from" not in line), type(error).__name__)
-    return EngineError(f"OpenVINO cannot {action} stage {spec.name!r}: {reason}", where=where)
+    return EngineError(f"OpenVINO cannot {action} stage {spec.name!r}: {reason}", where=where, remedy=remedy)
 
 
 class OpenVinoBoundEngine:
@@ -117,7 +119,7 @@ class OpenVinoBackend:
         """Describe the processor; raise `EngineError` for any other device."""
         for device in devices:
             if device != "cpu":
-                raise EngineError(f"backend 'openvino' runs on the cpu, not on {device}")
+                raise cpu_only(self.name, device)
         return tuple(cpu_record() for _ in devices)
 
     def build(
@@ -135,7 +137,7 @@ class OpenVinoBackend:
             model.reshape({name: [batch, *tensor.shape] for name, tensor in spec.inputs.items()})
             exported = self._core.compile_model(model, _DEVICE, _settings(spec)).export_model()
         except Exception as error:
-            raise _failure(spec, "compile", error, onnx_path) from error
+            raise _failure(spec, "compile", error, onnx_path, FOREIGN_GRAPH) from error
         engine_path.write_bytes(exported.getvalue())
         return {}
 
@@ -151,7 +153,7 @@ class OpenVinoBackend:
                 for port in (*model.inputs, *model.outputs)
             }
         except Exception as error:
-            raise _failure(spec, "load", error, engine_path) from error
+            raise _failure(spec, "load", error, engine_path, BUILD_AGAIN) from error
         batch = openvino.Dimension(spec.batch.min, spec.batch.max)
         for name, tensor in spec.tensors.items():
             wanted = np.dtype(tensor.dtype), openvino.PartialShape([batch, *tensor.shape])
@@ -160,5 +162,6 @@ class OpenVinoBackend:
                     f"stage {spec.name!r}: the engine has {sorted(found)}, and no {tensor.dtype} {name!r} of shape "
                     f"{wanted[1]}",
                     where=engine_path,
+                    remedy=BUILD_AGAIN,
                 )
         return OpenVinoEngine(model, file, spec)

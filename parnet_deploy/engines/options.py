@@ -35,7 +35,9 @@ class TensorRTOptions:
 
     def __post_init__(self) -> None:
         if self.workspace_bytes is not None and self.workspace_bytes < 1:
-            raise EngineError(f"a workspace of {self.workspace_bytes} bytes holds nothing")
+            raise EngineError(
+                f"a workspace of {self.workspace_bytes} bytes holds nothing", remedy="pass 1 or more, or leave it out"
+            )
         if self.optimization_level is not None and not 0 <= self.optimization_level <= 5:
             raise EngineError(f"no builder optimisation level {self.optimization_level}", remedy="0 to 5; default: 3")
 

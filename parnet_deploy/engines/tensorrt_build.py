@@ -14,11 +14,11 @@ from pathlib import Path
 from typing import Any
 
 from parnet_deploy.artifacts.schemas import TensorSpec
-from parnet_deploy.engines.base import Report, StageSpec
+from parnet_deploy.engines.base import FOREIGN_GRAPH, Report, StageSpec
 from parnet_deploy.engines.options import BuildOptions, HardwareCompatibility
 from parnet_deploy.engines.tensorrt_errors import collected_errors, logger, tensorrt_failure
 from parnet_deploy.engines.tensorrt_flavour import TensorRT
-from parnet_deploy.errors import EngineError
+from parnet_deploy.errors import EXPORT_AGAIN, EngineError
 
 # TensorRT's names of the types that cross between stages.
 DTYPES = {"FLOAT": "float32", "HALF": "float16", "INT8": "int8"}
@@ -87,7 +87,7 @@ def _parse(tensorrt: TensorRT, network: Any, onnx_path: Path, spec: StageSpec, m
     if not parser.parse_from_file(str(onnx_path)):
         errors = [parser.get_error(index) for index in range(parser.num_errors)]
         found = [_locate(error) for error in errors]
-        raise tensorrt_failure(tensorrt, spec, "read", found or messages, onnx_path)
+        raise tensorrt_failure(tensorrt, spec, "read", found or messages, onnx_path, FOREIGN_GRAPH)
     found_inputs = [network.get_input(index) for index in range(network.num_inputs)]
     found_outputs = [network.get_output(index) for index in range(network.num_outputs)]
     _check_tensors(found_inputs, spec.inputs, spec, onnx_path)
@@ -104,7 +104,8 @@ def _locate(error: Any) -> str:
 def _check_tensors(found: list[Any], expected: Mapping[str, TensorSpec], spec: StageSpec, path: Path) -> None:
     names = [tensor.name for tensor in found]
     if sorted(names) != sorted(expected):
-        raise EngineError(f"stage {spec.name!r} has tensors {names}, the manifest says {list(expected)}", where=path)
+        what = f"stage {spec.name!r} has tensors {names}, the manifest says {list(expected)}"
+        raise EngineError(what, where=path, remedy=EXPORT_AGAIN)
     for tensor in found:
         wanted = expected[tensor.name]
         shape = (-1 if spec.batch.is_dynamic else spec.batch.opt, *wanted.shape)
@@ -113,6 +114,7 @@ def _check_tensors(found: list[Any], expected: Mapping[str, TensorSpec], spec: S
                 f"stage {spec.name!r}: {tensor.name!r} is {tensor.dtype.name}{list(tensor.shape)}, the manifest says "
                 f"{wanted.dtype}{list(shape)}",
                 where=path,
+                remedy=EXPORT_AGAIN,
             )
 
 
@@ -155,7 +157,10 @@ def _add_profile(builder: Any, config: Any, spec: StageSpec) -> None:
         low, opt, high = ((size, *tensor.shape) for size in sizes)
         profile.set_shape(name, low, opt, high)
     if config.add_optimization_profile(profile) < 0:
-        raise EngineError(f"TensorRT refuses the batch sizes {sizes} of stage {spec.name!r}")
+        raise EngineError(
+            f"TensorRT refuses the batch sizes {sizes} of stage {spec.name!r}",
+            remedy="export with --batch, or with another --dynamic-batch MIN:OPT:MAX",
+        )
 
 
 def _set_timing_cache(config: Any, data: bytes) -> bool:

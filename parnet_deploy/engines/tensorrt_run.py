@@ -17,7 +17,7 @@ from parnet_deploy.engines.tensorrt_build import DTYPES
 from parnet_deploy.engines.tensorrt_cache import RuntimeCacheFile
 from parnet_deploy.engines.tensorrt_errors import collected_errors, logger, tensorrt_failure
 from parnet_deploy.engines.tensorrt_flavour import TensorRT
-from parnet_deploy.errors import EngineError
+from parnet_deploy.errors import BUILD_AGAIN, EngineError
 
 
 class TensorRTBoundEngine:
@@ -111,7 +111,7 @@ class TensorRTEngine:
                 self._runtime.engine_host_code_allowed = True
             self._engine = self._runtime.deserialize_cuda_engine(engine_path.read_bytes())
             if self._engine is None:
-                remedy = "build the plan again on this machine: parnet-deploy build BUNDLE -o PLAN --backend tensorrt"
+                remedy = f"{BUILD_AGAIN} --backend tensorrt"
                 raise tensorrt_failure(self._tensorrt, self._spec, "load", messages, engine_path, remedy)
 
     def _configure_rtx(self) -> None:
@@ -158,6 +158,7 @@ def _check_tensors(trt: Any, engine: Any, spec: StageSpec, path: Path) -> None:
             f"stage {spec.name!r}: the engine has inputs {inputs} and outputs {outputs}, the manifest says "
             f"{list(spec.inputs)} and {list(spec.outputs)}",
             where=path,
+            remedy=BUILD_AGAIN,
         )
     for name, tensor in spec.tensors.items():
         dtype, shape = engine.get_tensor_dtype(name), tuple(engine.get_tensor_shape(name))
@@ -166,6 +167,7 @@ def _check_tensors(trt: Any, engine: Any, spec: StageSpec, path: Path) -> None:
                 f"stage {spec.name!r}: {name!r} is {dtype.name}{list(shape)}, the manifest says "
                 f"{tensor.dtype}{['N' if spec.batch.is_dynamic else spec.batch.opt, *tensor.shape]}",
                 where=path,
+                remedy=BUILD_AGAIN,
             )
 
 

@@ -14,7 +14,7 @@ from pathlib import Path
 import torch
 
 from parnet_deploy.artifacts.schemas import DeviceRecord, Lane
-from parnet_deploy.engines.base import Report, StageSpec
+from parnet_deploy.engines.base import FOREIGN_GRAPH, Report, StageSpec
 from parnet_deploy.engines.cpu import cpu_record
 from parnet_deploy.engines.gpus import gpu_lanes, gpu_records, list_gpus
 from parnet_deploy.engines.options import BuildOptions, refuse_tensorrt_options
@@ -82,7 +82,7 @@ class TorchBackend:
         report: Report | None = None,  # noqa: ARG002
     ) -> Mapping[str, int]:
         """Copy the stage's file, once it is certain that it can be loaded; return how many operators of each type."""
-        graph = load_graph(onnx_path, spec)
+        graph = load_graph(onnx_path, spec, FOREIGN_GRAPH)
         shutil.copyfile(onnx_path, engine_path)
         return graph.node_counts
 

@@ -15,27 +15,27 @@ from parnet_deploy.artifacts.schemas import TensorSpec
 from parnet_deploy.engines.base import Array, StageSpec, check_binding
 from parnet_deploy.engines.device_graphs import enqueue_graph
 from parnet_deploy.engines.onnx_to_torch import TensorType, TorchGraph, torch_graph_from_onnx
-from parnet_deploy.errors import EngineError
+from parnet_deploy.errors import BUILD_AGAIN, EngineError
 
 # The first run chooses algorithms and allocates workspaces; in the second everything is as it stays.
 _WARM_UP_RUNS = 2
 
 
-def load_graph(path: Path, spec: StageSpec) -> TorchGraph:
+def load_graph(path: Path, spec: StageSpec, again: str) -> TorchGraph:
     """Read a stage's module, with weights in the layout that convolutions are fast in: channels last.
 
     On GPUs it is that of the tensor cores. On the processor it made no difference in float32, and float16 five times as
     fast where that has no instructions for it. What crosses the boundary stays C-contiguous.
 
     Raises:
-        EngineError: a file that cannot be translated, or whose tensors are not the stage's.
+        EngineError: with the remedy `again`, a file that cannot be translated, or whose tensors are not the stage's.
     """
     try:
         graph = torch_graph_from_onnx(path)
         _check_tensors(graph.inputs, spec.inputs, spec)
         _check_tensors(graph.outputs, spec.outputs, spec)
     except EngineError as error:
-        raise EngineError(f"torch cannot load stage {spec.name!r}: {error.what}", where=path) from error
+        raise EngineError(f"torch cannot load stage {spec.name!r}: {error.what}", where=path, remedy=again) from error
     graph.module.to(memory_format=torch.channels_last)
     return graph
 
@@ -110,7 +110,7 @@ class TorchEngine:
     """A module on the processor; it has no state, so any number of threads may run it."""
 
     def __init__(self, engine_path: Path, spec: StageSpec) -> None:
-        self._graph: TorchGraph | None = load_graph(engine_path, spec)
+        self._graph: TorchGraph | None = load_graph(engine_path, spec, BUILD_AGAIN)
         self._spec = spec
 
     def bind(self, inputs: Mapping[str, Array], outputs: Mapping[str, Array]) -> TorchBoundEngine:
@@ -162,7 +162,7 @@ class TorchDeviceEngine:
         self._spec = spec
         self._tf32 = tf32
         self._device = torch.device(spec.lane.device)
-        graph = load_graph(engine_path, spec)
+        graph = load_graph(engine_path, spec, BUILD_AGAIN)
         with _errors(spec, "load"):
             graph.module.to(self._device)
             # The streams that will read the weights do not wait for the one that they are copied on.

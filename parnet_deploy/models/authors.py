@@ -25,6 +25,9 @@ from parnet_deploy.models.blocks import Activation
 from parnet_deploy.models.checkpoints import check_weights
 from parnet_deploy.models.parnet import ParNet
 
+_RELEASED = "pass a .pth.tar file of the authors' release"
+_WEIGHTS_ALONE = "save the weights alone (torch.save of a dict with state_dict)"
+_YAML = "pass the authors' YAML of this network: --config FILE"
 _PLAIN = (str, bytes, int, float, bool, type(None), Tensor)
 
 
@@ -72,7 +75,7 @@ def import_checkpoint(
 def _load_safely(path: Path) -> Mapping[str, Any]:
     """Unpickle with an allow-list: tensors, plain containers and an argparse Namespace, nothing else."""
     if not path.is_file():
-        raise CheckpointError("no such file", where=path)
+        raise CheckpointError("no such file", where=path, remedy=_RELEASED)
     try:
         with torch.serialization.safe_globals([argparse.Namespace]):
             content = torch.load(path, map_location="cpu", weights_only=True)
@@ -82,14 +85,14 @@ def _load_safely(path: Path) -> Mapping[str, Any]:
         raise CheckpointError(
             f"{what}; only tensors, plain containers and an argparse Namespace are read",
             where=path,
-            remedy="save the weights alone (torch.save of a dict with state_dict)",
+            remedy=_WEIGHTS_ALONE,
         ) from error
     except Exception as error:  # torch raises many types on a damaged file, RuntimeError and EOFError among them
         first_line = (str(error).splitlines() or [type(error).__name__])[0]
-        raise CheckpointError(f"not readable as a torch file ({first_line})", where=path) from error
+        raise CheckpointError(f"not readable as a torch file ({first_line})", where=path, remedy=_RELEASED) from error
     _refuse_foreign(content, path)
     if not isinstance(content, Mapping):
-        raise CheckpointError(f"holds a {type(content).__name__}, not a dictionary", where=path)
+        raise CheckpointError(f"holds a {type(content).__name__}, not a dictionary", where=path, remedy=_WEIGHTS_ALONE)
     return content
 
 
@@ -111,6 +114,7 @@ def _refuse_foreign(value: object, path: Path) -> None:
             raise CheckpointError(
                 f"holds a {type(item).__name__}; only tensors, plain containers and an argparse Namespace are read",
                 where=path,
+                remedy=_WEIGHTS_ALONE,
             )
 
 
@@ -124,9 +128,9 @@ def _read_settings(path: Path) -> Mapping[str, Any]:
     try:
         settings = yaml.safe_load(path.read_text())
     except (OSError, UnicodeDecodeError, RecursionError, yaml.YAMLError) as error:
-        raise CheckpointError(f"not readable as YAML ({type(error).__name__})", where=path) from error
+        raise CheckpointError(f"not readable as YAML ({type(error).__name__})", where=path, remedy=_YAML) from error
     if not isinstance(settings, Mapping):
-        raise CheckpointError("not a YAML mapping with planes and num_blocks", where=path)
+        raise CheckpointError("not a YAML mapping with planes and num_blocks", where=path, remedy=_YAML)
     return settings
 
 
@@ -140,7 +144,8 @@ def _repr(value: object) -> str:
 def _drop_rate_of(settings: Mapping[str, Any] | None, where: Path) -> float:
     value = (settings or {}).get("dropout_lin") or 0.0
     if not isinstance(value, int | float) or not 0 <= value < 1:
-        raise CheckpointError(f"dropout_lin is {_repr(value)}, not a number from 0 up to 1", where=where)
+        what = f"dropout_lin is {_repr(value)}, not a number from 0 up to 1"
+        raise CheckpointError(what, where=where, remedy=_YAML)
     return float(value)
 
 
@@ -174,7 +179,7 @@ def _check_settings(settings: Mapping[str, Any] | None, cfg: NetworkConfig, wher
             raise CheckpointError(
                 f"{name} is {_repr(settings[name])}, but the weights have {value}",
                 where=where,
-                remedy="pass the YAML that belongs to this file",
+                remedy=_YAML,
             )
 
 
@@ -186,7 +191,7 @@ def infer_config(weights: Mapping[str, Tensor], where: Path) -> NetworkConfig:
             raise CheckpointError(
                 f"the weight {key} is missing or has no {axes} axes, so this is no ParNet of the released code",
                 where=where,
-                remedy="pass a .pth.tar file of the authors' release",
+                remedy=_RELEASED,
             )
         return tuple(weights[key].shape)
 
@@ -209,7 +214,7 @@ def infer_config(weights: Mapping[str, Tensor], where: Path) -> NetworkConfig:
             num_classes=num_classes,
         )
     except ValueError as error:
-        raise CheckpointError("the weights make no ParNet that is known here", where=where) from error
+        raise CheckpointError("the weights make no ParNet that is known here", where=where, remedy=_RELEASED) from error
 
 
 _BLOCK_PARTS = (

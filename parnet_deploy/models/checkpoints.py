@@ -16,6 +16,8 @@ from parnet_deploy.artifacts.schemas import Card, FileRecord, NetworkConfig, Par
 from parnet_deploy.errors import CheckpointError
 from parnet_deploy.models.parnet import Form, ParNet
 
+_FOREIGN = "these weights are of another network"
+
 
 def create_network(cfg: NetworkConfig, form: Form = "training") -> ParNet:
     """Build a network in eval mode with fresh weights."""
@@ -42,7 +44,9 @@ def save_checkpoint(
             not finite, merged by timm, or without a classifier.
     """
     if path.suffix != ".safetensors":
-        raise CheckpointError("the name of a checkpoint must end in .safetensors", where=path)
+        raise CheckpointError(
+            "the name of a checkpoint must end in .safetensors", where=path, remedy="for example model.safetensors"
+        )
     refuse_file(card_path_of(path), force=force)
     weights = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
     check_weights(network_without_data(model.cfg, model.form), weights, path)
@@ -93,7 +97,8 @@ def load_network(opened: OpenCard) -> ParNet:
     try:
         weights = safetensors.torch.load_file(path)
     except (SafetensorError, OSError, ValueError) as error:
-        raise CheckpointError(f"not readable as safetensors ({error})", where=path) from error
+        what = f"not readable as safetensors ({error})"
+        raise CheckpointError(what, where=path, remedy="make the checkpoint again, or take an earlier one") from error
     _check_finite(weights, path)
     model = network_without_data(opened.manifest.network, opened.manifest.form)
     check_weights(model, weights, path)
@@ -112,18 +117,15 @@ def check_weights(model: ParNet, weights: dict[str, Tensor], where: Path) -> Non
     expected = model.state_dict()
     for name in sorted(expected.keys() | weights.keys()):
         if name not in weights:
-            raise CheckpointError(
-                f"the weight {name} is missing", where=where, remedy="these weights are of another network"
-            )
+            raise CheckpointError(f"the weight {name} is missing", where=where, remedy=_FOREIGN)
         if name not in expected:
-            raise CheckpointError(
-                f"unexpected weight {name}", where=where, remedy="these weights are of another network"
-            )
+            raise CheckpointError(f"unexpected weight {name}", where=where, remedy=_FOREIGN)
         if weights[name].shape != expected[name].shape or weights[name].dtype != expected[name].dtype:
             raise CheckpointError(
                 f"{name} is {list(weights[name].shape)} {weights[name].dtype}, "
                 f"but the network takes {list(expected[name].shape)} {expected[name].dtype}",
                 where=where,
+                remedy=_FOREIGN,
             )
 
 

@@ -24,6 +24,7 @@ from parnet_deploy.models.variants import architecture_of
 WEIGHTS_NAME = "model.safetensors"
 CONFIG_NAME = "config.json"
 MODEL_CARD_NAME = "README.md"
+_WRITE_AGAIN = "write it with timm, or with: parnet-deploy hub-export"
 
 
 def export_hub_folder(
@@ -96,18 +97,20 @@ def read_config(folder: Path) -> HubConfig:
                 remedy="pickled weights are never read: save them as model.safetensors beside timm's config.json",
             )
     content, _ = read_json(path, kind="model")
-    return validate(HubConfig, content, where=path, remedy="write it with timm, or with: parnet-deploy hub-export")
+    return validate(HubConfig, content, where=path, remedy=_WRITE_AGAIN)
 
 
 def _refuse_larger(network: NetworkConfig, weights: Mapping[str, Tensor], where: Path) -> None:
     """Raise `CheckpointError` for a network that needs more than the file holds, before building it takes for ever."""
     widest = max(*network.stem, *network.planes, network.last_planes, network.num_classes, network.in_chans)
     if sum(network.num_blocks) > len(weights) or widest > sum(tensor.numel() for tensor in weights.values()):
-        raise CheckpointError("too few weights for the network of config.json", where=where)
+        raise CheckpointError(
+            "too few weights for the network of config.json", where=where, remedy="pass both files of one model"
+        )
 
 
 def _read_weights(path: Path) -> dict[str, Tensor]:
     try:
         return safetensors.torch.load_file(path)
     except (SafetensorError, OSError, ValueError) as error:
-        raise CheckpointError(f"not readable as safetensors ({error})", where=path) from error
+        raise CheckpointError(f"not readable as safetensors ({error})", where=path, remedy=_WRITE_AGAIN) from error

@@ -122,4 +122,7 @@ def _check_counts(config: HubConfig, network: NetworkConfig) -> None:
     }
     for what, found in counts.items():
         if len(found) > 1:
-            raise NetworkError(f"{what} disagree: {' and '.join(map(str, sorted(found)))}")
+            raise NetworkError(
+                f"{what} disagree: {' and '.join(map(str, sorted(found)))}",
+                remedy="write it with timm, or with: parnet-deploy hub-export",
+            )

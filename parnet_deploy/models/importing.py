@@ -22,7 +22,9 @@ from parnet_deploy.weights.releases import REPOSITORY
 def refuse_checkpoint(output: Path, *, force: bool) -> None:
     """Raise `CheckpointError` or `OutputExistsError` unless a checkpoint may be written, before the work is done."""
     if output.suffix != ".safetensors":
-        raise CheckpointError("the name of a checkpoint must end in .safetensors", where=output)
+        raise CheckpointError(
+            "the name of a checkpoint must end in .safetensors", where=output, remedy="for example model.safetensors"
+        )
     for path in (output, card_path_of(output)):
         refuse_file(path, force=force)
 

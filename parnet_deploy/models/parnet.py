@@ -163,7 +163,10 @@ class ParNet(nn.Module):
     def check_size(self, x: Tensor) -> None:
         """Raise `NetworkError` unless `x` is a batch of images that the training form can take."""
         if x.ndim != 4 or x.shape[1] != self.cfg.in_chans:
-            raise NetworkError(f"input of shape {list(x.shape)}, but it must be [N, {self.cfg.in_chans}, H, W]")
+            raise NetworkError(
+                f"input of shape {list(x.shape)}, but it must be [N, {self.cfg.in_chans}, H, W]",
+                remedy=f"pass a batch of images of {self.cfg.in_chans} channels; x[None] makes a batch of one image",
+            )
         check_resolution(self.cfg, x.shape[2], x.shape[3])
 
     def forward_boundaries(self, x: Tensor) -> dict[str, Tensor]:

@@ -60,7 +60,9 @@ def quantize_bundle(
     bundle, output = Path(bundle), Path(output)
     refuse_folder(output, force=force, is_ours=holds("bundle.json"))
     if output.exists() and output.resolve() == bundle.resolve():
-        raise OutputExistsError("the result would replace the bundle it is made from", where=output)
+        raise OutputExistsError(
+            "the result would replace the bundle it is made from", where=output, remedy="choose another -o"
+        )
     import_matplotlib(remedy='pip install "parnet-deploy[quantize]"')
     source = read_source(open_bundle(bundle), options)
     parts = load_data(data, source.opened.manifest, options.images)

@@ -9,7 +9,7 @@ import onnx_ir as ir
 
 from parnet_deploy.artifacts.quantization import LayerKind, Target
 from parnet_deploy.artifacts.schemas import Precision
-from parnet_deploy.errors import QuantizationError
+from parnet_deploy.errors import EXPORT_AGAIN, QuantizationError
 from parnet_deploy.graphs.nodes import block_of
 from parnet_deploy.graphs.operations import multiply_accumulates
 from parnet_deploy.quantize.grids import FLOAT8, INT8, UINT8, Grid
@@ -79,7 +79,7 @@ def find_layers(model: ir.Model) -> tuple[Layer, ...]:
         depths.update(dict.fromkeys(node.outputs, depth))
     layers = tuple(found)
     if not layers:
-        raise QuantizationError("the graph has no convolution or linear layer to quantise")
+        raise QuantizationError("the graph has no convolution or linear layer to quantise", remedy=EXPORT_AGAIN)
     return layers
 
 

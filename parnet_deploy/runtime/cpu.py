@@ -16,7 +16,7 @@ from parnet_deploy.artifacts.schemas import Copy, Lane, Launch, Plan, Record, Wa
 from parnet_deploy.engines.base import Array, BoundEngine, Engine
 from parnet_deploy.engines.cpu import keep_on_cores
 from parnet_deploy.engines.load import load_engines, open_backend
-from parnet_deploy.errors import EngineError, InferenceError, ParNetError
+from parnet_deploy.errors import BUILD_AGAIN, EngineError, InferenceError, ParNetError
 from parnet_deploy.planning.schedule import HOST, add_host_sync
 from parnet_deploy.planning.timeline import Span
 from parnet_deploy.runtime.base import BOUND_BATCH_SIZES
@@ -109,7 +109,8 @@ class CpuPipeline:
         if self._failures:
             stage, error = self._failures[0]
             reason = error.what if isinstance(error, ParNetError) else f"{type(error).__name__}: {error}"
-            raise InferenceError(f"stage {stage!r} failed: {reason}") from error
+            remedy = error.remedy if isinstance(error, ParNetError) else None
+            raise InferenceError(f"stage {stage!r} failed: {reason}", remedy=remedy) from error
 
     def stop(self, *, wait: bool = True) -> None:
         """End the worker threads, each after the stage that it is in; `wait` until they have ended."""
@@ -128,7 +129,9 @@ class CpuPipeline:
         commands = add_host_sync(self._plan.schedule, self._home)
         for command in commands:
             if command.lane.device != HOST or isinstance(command, Copy):
-                raise EngineError(f"this executor runs on the cpu only, and the plan has a {command.op} elsewhere")
+                raise EngineError(
+                    f"this executor runs on the cpu only, and the plan has a {command.op} elsewhere", remedy=BUILD_AGAIN
+                )
         # A signal for each wait: an event that several lanes wait for is given to each of them.
         signals: dict[int, Signal] = {}
         waits: dict[str, list[Signal]] = {}

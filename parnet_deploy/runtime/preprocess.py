@@ -37,7 +37,10 @@ _SCALED_MARGIN = 3
 def _mode_for(preprocessing: Preprocessing) -> str:
     channels = preprocessing.input_size[0]
     if channels not in _MODES:
-        raise DataError(f"an image has 1 or 3 channels, and the network takes {channels}")
+        raise DataError(
+            f"an image has 1 or 3 channels, and the network takes {channels}",
+            remedy="pass arrays instead, from Python: Session.infer",
+        )
     return _MODES[channels]
 
 
@@ -107,7 +110,10 @@ def load_image(path: Path, preprocessing: Preprocessing, *, scaled: bool = False
     try:
         with Image.open(path) as image:
             if image.width * image.height > _MAX_PIXELS:
-                raise DataError(f"{image.width}x{image.height} pixels are more than is safe to decode")
+                raise DataError(
+                    f"{image.width}x{image.height} pixels are more than is safe to decode",
+                    remedy=f"scale it down to {_MAX_PIXELS} pixels or fewer",
+                )
             size = _resized_size(*image.size, preprocessing)
             if scaled and preprocessing.interpolation != "nearest":
                 # Does nothing to files that are not JPEG.

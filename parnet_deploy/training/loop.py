@@ -86,7 +86,9 @@ def train(
 def check_output(output: Path, *, force: bool) -> None:
     """Raise `CheckpointError` or `OutputExistsError` unless a checkpoint may be written to `output`."""
     if output.suffix != ".safetensors":
-        raise CheckpointError("the name of a checkpoint must end in .safetensors", where=output)
+        raise CheckpointError(
+            "the name of a checkpoint must end in .safetensors", where=output, remedy="for example model.safetensors"
+        )
     for path in (output, card_path_of(output)):
         refuse_file(path, force=force)
 

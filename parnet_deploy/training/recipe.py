@@ -54,7 +54,10 @@ class Recipe(Frozen):
         except ValidationError as error:
             first = error.errors(include_url=False, include_context=False)[0]
             field = ".".join(str(part) for part in first["loc"])
-            raise ParNetError(f"recipe {self.name!r}, field {field!r}: {first['msg']}") from error
+            raise ParNetError(
+                f"recipe {self.name!r}, field {field!r}: {first['msg']}",
+                remedy="leave it out for the recipe's own, or see: parnet-deploy train --help",
+            ) from error
 
 
 PRESETS: dict[str, Recipe] = {

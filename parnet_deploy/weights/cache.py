@@ -106,7 +106,11 @@ class WeightsCache:
         try:
             return check_download(path) if path.is_file() else None
         except OSError as error:
-            raise ArtifactError(f"cannot be read ({error.strerror})", where=path) from error
+            raise ArtifactError(
+                f"cannot be read ({error.strerror})",
+                where=path,
+                remedy="remove the file, and pull it again",
+            ) from error
 
     def adopt(self, asset: str, record: Download) -> None:
         """Let the partial download, which `record` describes, take its place.

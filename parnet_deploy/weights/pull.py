@@ -34,7 +34,9 @@ class PullOptions:
 
     def __post_init__(self) -> None:
         if self.offline and (self.source is not None or self.accept_changed):
-            raise DownloadError("--offline reads the cache only: it excludes --from and --accept-changed")
+            raise DownloadError(
+                "--offline reads the cache only: it excludes --from and --accept-changed", remedy="leave --offline out"
+            )
         if self.sha256 is not None and not re.fullmatch("[0-9a-fA-F]{64}", self.sha256):
             raise DownloadError(f"{self.sha256!r} is no sha256", remedy="64 hexadecimal digits")
 

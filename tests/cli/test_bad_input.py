@@ -65,7 +65,7 @@ def test_refused(cli, pipeline, tmp_path: Path, arguments: list[str], fragments:
     places = {name: str(path) for name, path in pipeline.items()}
     places |= {"missing": str(tmp_path / "nothing"), "out": str(tmp_path / "out"), "folder": str(tmp_path)}
     places["image"] = str(tmp_path / "image.png")
-    refused(cli(*(argument.format(**places) for argument in arguments)), *fragments)
+    refused(cli(*(argument.format(**places) for argument in arguments)), "remedy:", *fragments)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["image.png"]
     assert {path: path.stat().st_mtime_ns for path in pipeline["trained"].parent.rglob("*")} == before
 

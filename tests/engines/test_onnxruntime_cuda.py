@@ -133,9 +133,11 @@ def opened(monkeypatch: pytest.MonkeyPatch) -> list[Session]:
     sessions: list[Session] = []
     open_real = onnxruntime_cuda.open_session
 
-    def open_session(path: Path, options: Any, spec: StageSpec, action: str, *provider: Any, **_: Any) -> Any:
+    def open_session(
+        path: Path, options: Any, spec: StageSpec, action: str, again: str, *provider: Any, **_: Any
+    ) -> Any:
         if not provider:
-            return open_real(path, options, spec, action)
+            return open_real(path, options, spec, action, again)
         sessions.append(Session(provider[0], options))
         return sessions[-1]
 

@@ -246,7 +246,7 @@ def test_a_stage_of_another_stage_s_file_is_refused(make_bundle: MakeBundle, tmp
 
 def _spec(batch: BatchRange):  # type: ignore[no-untyped-def]
     stage = Stage(name="whole", inputs=("image",), outputs=("logits",))
-    graph = SimpleNamespace(tensors=toy_bundles.toy_tensors("fp32"), batch=batch)
+    graph = SimpleNamespace(tensors=toy_bundles.toy_tensors("fp32"), batch=batch, precision="fp32")
     return stage_spec(stage, graph, Lane(device="cuda:0"), 1, is_alone=True)  # type: ignore[arg-type]
 
 

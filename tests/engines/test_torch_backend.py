@@ -203,10 +203,14 @@ def test_a_file_that_is_not_the_stages_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "bad.onnx"
     path.write_bytes(b"not a model")
     spec = spec_of(toy_bundles.CUTS["whole"][0])
-    for call in (lambda: get_backend("torch").load(path, spec), lambda: get_backend("torch").build(path, spec, path)):
+    for call, remedy in (
+        (lambda: get_backend("torch").load(path, spec), "parnet-deploy build"),
+        (lambda: get_backend("torch").build(path, spec, path), "parnet-deploy export"),
+    ):
         with pytest.raises(EngineError, match="torch cannot load stage 'whole': no ONNX model") as caught:
             call()
         assert caught.value.where == str(path)
+        assert remedy in str(caught.value.remedy)
 
 
 @pytest.mark.parametrize(

@@ -192,6 +192,7 @@ def test_configurations_that_do_not_fit_are_refused(data_dir: Path, tmp_path: Pa
     with pytest.raises(CheckpointError, match=message) as caught:
         import_checkpoint(data_dir / "tiny_silu.pth.tar", config=config)
     assert caught.value.where == str(config)
+    assert "--config" in str(caught.value.remedy)
 
 
 def test_a_missing_configuration_is_named(data_dir: Path, tmp_path: Path) -> None:
@@ -284,6 +285,7 @@ def test_other_torch_files_are_refused(tmp_path: Path, value: object, message: s
     with pytest.raises(CheckpointError, match=message) as caught:
         import_checkpoint(path)
     assert caught.value.where == str(path)
+    assert caught.value.remedy
 
 
 def test_plain_containers_are_read(content: Callable[[], dict[str, Any]], tmp_path: Path) -> None:
@@ -312,6 +314,7 @@ def test_files_that_are_no_torch_files_are_refused(tmp_path: Path, junk: bytes) 
     with pytest.raises(CheckpointError) as caught:
         import_checkpoint(path)
     assert caught.value.where == str(path)
+    assert caught.value.remedy
 
 
 def test_a_missing_file_and_a_folder_are_refused(tmp_path: Path) -> None:

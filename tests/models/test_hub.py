@@ -232,6 +232,7 @@ def refused(folder: Path, kind: type[ParNetError], message: str) -> ParNetError:
     with pytest.raises(kind, match=message) as caught:
         import_hub_folder(folder, output, origin={})
     assert not output.parent.exists()
+    assert caught.value.remedy
     return caught.value
 
 

@@ -265,12 +265,12 @@ def test_two_stages_that_fail_together_report_one(make_plan: MakePlan, python_st
 
     def fail(inputs: Arrays, outputs: Arrays) -> None:  # noqa: ARG001
         both.wait(PATIENCE_S)
-        raise EngineError("out of order", remedy="none")
+        raise EngineError("out of order", remedy="mend it")
 
     python_stages({**DIAMOND, "left": fail, "right": fail})
     with Session.open(make_plan("diamond", backend="null")) as session:
         for _ in range(5):
-            with pytest.raises(InferenceError, match=r"stage '(left|right)' failed: out of order$"):
+            with pytest.raises(InferenceError, match=r"stage '(left|right)' failed: out of order\n  remedy: mend it$"):
                 session.infer(IMAGE)
 
 

@@ -141,6 +141,7 @@ def test_a_decompression_bomb_is_refused_naming_the_file(tmp_path: Path, side: i
     with pytest.raises(DataError, match=r"more than is safe|could be decompression bomb") as caught:
         load_image(tmp_path / "bomb.png", PLAIN)
     assert caught.value.where == str(tmp_path / "bomb.png")
+    assert caught.value.remedy
 
 
 @pytest.mark.parametrize("suffix", [".jpg", ".png", ".gif", ".bmp", ".webp", ".tif"])

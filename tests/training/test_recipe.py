@@ -50,8 +50,9 @@ def test_replace_keeps_what_is_not_given() -> None:
     ],
 )
 def test_replace_names_the_field_that_is_wrong(change: dict[str, object]) -> None:
-    with pytest.raises(ParNetError, match=f"recipe 'digits', field '{next(iter(change))}'"):
+    with pytest.raises(ParNetError, match=f"recipe 'digits', field '{next(iter(change))}'") as caught:
         PRESETS["digits"].replace(**change)
+    assert "parnet-deploy train --help" in str(caught.value.remedy)
 
 
 def test_the_plan_fits_the_network_to_the_data(data: object) -> None:
