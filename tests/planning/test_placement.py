@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from parnet_deploy.artifacts.schemas import Lane, Stage
 from parnet_deploy.planning.partition import PARTITIONS
-from parnet_deploy.planning.placement import device_lanes, find_ancestors, place, split_threads
+from parnet_deploy.planning.placement import device_lanes, find_ancestors, place, split_cores, split_threads
 
 
 @st.composite
@@ -118,6 +118,25 @@ def test_with_lanes_to_spare_a_chain_keeps_its_lane(stages: tuple[Stage, ...]) -
 def test_threads_of_known_partitions(partition: str, cores: int, expected: dict[str, int]) -> None:
     stages = PARTITIONS[partition](3)
     assert split_threads(stages, place(stages, device_lanes("cpu", 9)), cores) == expected
+
+
+@pytest.mark.parametrize(
+    ("cores", "expected"),
+    [
+        ((4, 5, 6, 7, 9), [(4, 5), (6, 7), (9,)]),
+        ((0, 2, 4, 6), [(0, 2), (4,), (6,)]),
+        ((3, 1, 2), [(3,), (1,), (2,)]),
+        ((7, 8), [(7,), (8,), (7,)]),
+    ],
+)
+def test_cores_are_shared_without_overlap_where_there_are_enough(
+    cores: tuple[int, ...], expected: list[tuple[int, ...]]
+) -> None:
+    stages = PARTITIONS["streams"](3)
+    placement = place(stages, device_lanes("cpu", 9))
+    # Nothing runs while the join does.
+    wanted = dict(zip(("stream1", "stream2", "stream3", "join"), [*expected, cores], strict=True))
+    assert split_cores(stages, placement, cores) == wanted
 
 
 def test_stages_on_one_lane_never_share_cores() -> None:
