@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -115,12 +115,14 @@ def write_trace(path: Path, requests: Sequence[Sequence[Span]], title: str, *, f
     stderr().print(f"trace: {path}", soft_wrap=True)
 
 
-def _progress(*columns: ProgressColumn) -> Progress:
-    """Return a progress display on stderr that disappears at the end; none where stderr is no terminal."""
+@contextmanager
+def _progress(*columns: ProgressColumn) -> Iterator[Progress]:
+    """Show a progress display on stderr that disappears at the end; none where stderr is no terminal."""
     console = stderr()
-    # Disabling alone is not enough: early releases of rich end a disabled display with an empty line.
-    console.quiet = not console.is_terminal
-    return Progress(*columns, TimeElapsedColumn(), console=console, transient=True, disable=console.quiet)
+    progress = Progress(*columns, TimeElapsedColumn(), console=console, transient=True, disable=not console.is_terminal)
+    # One that is disabled is neither started nor stopped: early releases of rich would end it with an empty line.
+    with progress if console.is_terminal else nullcontext():
+        yield progress
 
 
 @contextmanager
