@@ -56,6 +56,12 @@ def refuse_file(path: Path, *, force: bool) -> None:
         raise OutputExistsError("the output is a device or a pipe", where=path, remedy="choose the name of a file")
 
 
+def refuse_source(output: Path, source: Path, what: str) -> None:
+    """Raise `OutputExistsError`, which says `what`, if an output is what it is made from, `force` or not."""
+    if output.exists() and output.resolve() == source.resolve():
+        raise OutputExistsError(what, where=output, remedy="choose another -o")
+
+
 def _already_exists(path: Path) -> OutputExistsError:
     return OutputExistsError("the output already exists", where=path, remedy="choose another -o, or pass --force")
 

@@ -13,7 +13,7 @@ from parnet_deploy.checks.departure import GROWTH, find_departure
 from parnet_deploy.checks.differences import tensor_difference
 from parnet_deploy.checks.layers import Copy, Layers
 from parnet_deploy.checks.predictors import Predictor
-from parnet_deploy.checks.tolerances import tolerance_for
+from parnet_deploy.checks.tolerances import bound_on, tolerance_for
 from parnet_deploy.errors import CheckFailedError
 from parnet_deploy.planning.layers import network_layers, reach_of
 from parnet_deploy.planning.partition import LOGITS, boundary_names
@@ -39,9 +39,8 @@ def compare(
     """
     check_same_network(a, b)
     bound = tolerance_for(a.precision, b.precision, tolerance)
-    without = bound.model_copy(update={"agreement": None})
     return tuple(
-        _compare_on(name, a, b, batch, detail, without if name in reported else bound) for name, batch in images.items()
+        _compare_on(name, a, b, batch, detail, bound_on(name, bound, reported)) for name, batch in images.items()
     )
 
 

@@ -13,6 +13,7 @@ from parnet_deploy.checks.images import Images, random_beside_real, same_images
 from parnet_deploy.checks.predictors import Predictor
 from parnet_deploy.checks.provenance import describe_environment
 from parnet_deploy.checks.sketch import ANEW, fingerprint, sketched_difference
+from parnet_deploy.checks.tolerances import bound_on
 from parnet_deploy.errors import CheckFailedError, DataError
 from parnet_deploy.planning.layers import network_layers
 from parnet_deploy.planning.partition import LOGITS
@@ -67,9 +68,8 @@ def compare_golden(
     if data is not None and all(entry.images.source not in ("files", "digits") for entry in golden.sets):
         raise DataError("the golden file was written for random images alone", remedy="leave out --data")
     reported = random_beside_real([entry.images for entry in golden.sets])
-    without = bound.model_copy(update={"agreement": None})
     return tuple(
-        _compare_set(golden, entry, predictor, without if entry.images.name in reported else bound, data)
+        _compare_set(golden, entry, predictor, bound_on(entry.images.name, bound, reported), data)
         for entry in golden.sets
     )
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
 from parnet_deploy.artifacts.verification import Tolerance
 from parnet_deploy.errors import EngineError
 
@@ -61,6 +63,11 @@ TOLERANCES: dict[str, Tolerance] = {
 }
 
 _ORDER = tuple(TOLERANCES)
+
+
+def bound_on(images: str, bound: Tolerance, reported: Collection[str]) -> Tolerance:
+    """Return what is allowed on a set of images: classes are not judged on those whose agreement is only reported."""
+    return bound.model_copy(update={"agreement": None}) if images in reported else bound
 
 
 def tolerance_for(a: str, b: str, given: float | None = None) -> Tolerance:

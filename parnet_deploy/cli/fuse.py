@@ -8,7 +8,6 @@ from typing import Annotated
 import typer
 
 from parnet_deploy.cli.common import CheckpointArgument, ForceOption, JsonOption, emit, spinner, stderr
-from parnet_deploy.errors import OutputExistsError
 
 
 def fuse(
@@ -21,17 +20,14 @@ def fuse(
 
     Example: parnet-deploy fuse parnet_l.safetensors -o parnet_l_fused.safetensors
     """
-    from parnet_deploy.artifacts.files import refuse_file
+    from parnet_deploy.artifacts.files import refuse_file, refuse_source
     from parnet_deploy.artifacts.folders import open_card
     from parnet_deploy.fusion import fuse as fuse_network
     from parnet_deploy.fusion import fusion_difference
     from parnet_deploy.models.checkpoints import load_network, save_checkpoint
 
     refuse_file(output, force=force)
-    if output.exists() and output.resolve() == checkpoint.resolve():
-        raise OutputExistsError(
-            "the fused checkpoint would replace the one it is made from", where=output, remedy="choose another name"
-        )
+    refuse_source(output, checkpoint, "the fused checkpoint would replace the one it is made from")
     opened = open_card(checkpoint)
     card = opened.manifest
     if card.form == "fused":

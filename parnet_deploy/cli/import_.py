@@ -47,7 +47,8 @@ def import_(
 
     Example: parnet-deploy import hf-hub:USER/NAME -o parnet.safetensors
     """
-    from parnet_deploy.models.importing import convert_authors_file, refuse_checkpoint
+    from parnet_deploy.models.checkpoints import refuse_checkpoint
+    from parnet_deploy.models.importing import convert_authors_file
     from parnet_deploy.weights.hub import HUB_PREFIX
 
     refuse_checkpoint(output, force=force)

@@ -87,7 +87,8 @@ def pull(
             pulled = pull_weights(weights, cache, options, progress=progress)
         emit(_result(pulled), _describe(pulled), as_json=as_json)
         return
-    from parnet_deploy.models.importing import convert_pulled, refuse_checkpoint
+    from parnet_deploy.models.checkpoints import refuse_checkpoint
+    from parnet_deploy.models.importing import convert_pulled
 
     output = output or Path(f"{weights.name}.safetensors")
     refuse_checkpoint(output, force=force)

@@ -68,11 +68,12 @@ def train(
     """
     os.environ.setdefault("GOMP_SPINCOUNT", SPIN_COUNT)  # read once, when torch is first imported
     from parnet_deploy.datasets.sources import load_dataset
+    from parnet_deploy.models.checkpoints import refuse_checkpoint
     from parnet_deploy.training import loop
     from parnet_deploy.training.recipe import recipe_for
     from parnet_deploy.training.settings import plan_training
 
-    loop.check_output(output, force=force)
+    refuse_checkpoint(output, force=force)
     chosen = recipe_for(data, recipe).replace(epochs=epochs, batch_size=batch_size, lr=lr, seed=seed, workers=workers)
     dataset = load_dataset(data)
     settings = plan_training(

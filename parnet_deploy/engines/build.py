@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from threading import Lock
 
-from parnet_deploy.artifacts.files import holds, refuse_folder, replacing_folder, write_manifest
+from parnet_deploy.artifacts.files import holds, refuse_folder, refuse_source, replacing_folder, write_manifest
 from parnet_deploy.artifacts.folders import OpenBundle, open_bundle
 from parnet_deploy.artifacts.schemas import EngineRecord, FileRecord, Graph, Lane, Plan, Stage
 from parnet_deploy.engines.base import Backend, stage_spec, weights_path
@@ -16,7 +16,7 @@ from parnet_deploy.engines.cpu import available_cores
 from parnet_deploy.engines.options import BuildOptions
 from parnet_deploy.engines.quantized import check_capability, check_form
 from parnet_deploy.engines.registry import get_backend
-from parnet_deploy.errors import EngineError, OutputExistsError
+from parnet_deploy.errors import EngineError
 from parnet_deploy.planning.placement import place, split_threads
 from parnet_deploy.planning.schedule import schedule
 
@@ -50,10 +50,7 @@ def build_plan(
     bundle, output = Path(bundle), Path(output)
     if threads is not None and threads < 1:
         raise EngineError(f"{threads} threads cannot run anything", remedy="pass a thread count of at least 1")
-    if output.exists() and output.resolve() == bundle.resolve():
-        raise OutputExistsError(
-            "the plan would replace the bundle it is made from", where=output, remedy="choose another -o"
-        )
+    refuse_source(output, bundle, "the plan would replace the bundle it is made from")
     refuse_folder(output, force=force, is_ours=holds("plan.json"))
     options = options or BuildOptions()
     builder = get_backend(backend, options)

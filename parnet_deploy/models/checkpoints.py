@@ -24,6 +24,16 @@ def create_network(cfg: NetworkConfig, form: Form = "training") -> ParNet:
     return ParNet(cfg, form).eval()
 
 
+def refuse_checkpoint(output: Path, *, force: bool) -> None:
+    """Raise `CheckpointError` or `OutputExistsError` unless a checkpoint may be written, before the work is done."""
+    if output.suffix != ".safetensors":
+        raise CheckpointError(
+            "the name of a checkpoint must end in .safetensors", where=output, remedy="for example model.safetensors"
+        )
+    for path in (output, card_path_of(output)):
+        refuse_file(path, force=force)
+
+
 def save_checkpoint(
     path: Path,
     model: ParNet,
@@ -43,11 +53,7 @@ def save_checkpoint(
         CheckpointError: the path does not end in .safetensors, or the weights could not be loaded again: not float32,
             not finite, merged by timm, or without a classifier.
     """
-    if path.suffix != ".safetensors":
-        raise CheckpointError(
-            "the name of a checkpoint must end in .safetensors", where=path, remedy="for example model.safetensors"
-        )
-    refuse_file(card_path_of(path), force=force)
+    refuse_checkpoint(path, force=force)
     weights = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
     check_weights(network_without_data(model.cfg, model.form), weights, path)
     _check_finite(weights, path)

@@ -15,10 +15,15 @@ from parnet_deploy.artifacts.files import read_json, replacing_folder, sha256_of
 from parnet_deploy.artifacts.folders import open_card
 from parnet_deploy.artifacts.schemas import Card, NetworkConfig, Parent
 from parnet_deploy.errors import ArtifactError, CheckpointError, NetworkError
-from parnet_deploy.models.checkpoints import check_weights, load_network, network_without_data, save_checkpoint
+from parnet_deploy.models.checkpoints import (
+    check_weights,
+    load_network,
+    network_without_data,
+    refuse_checkpoint,
+    save_checkpoint,
+)
 from parnet_deploy.models.hub_card import model_card
 from parnet_deploy.models.hub_config import HubConfig, config_of_card, network_of_config
-from parnet_deploy.models.importing import refuse_checkpoint
 from parnet_deploy.models.variants import architecture_of
 
 WEIGHTS_NAME = "model.safetensors"

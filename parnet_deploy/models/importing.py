@@ -6,27 +6,16 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from parnet_deploy.artifacts.files import refuse_file, sha256_of_file
-from parnet_deploy.artifacts.folders import card_path_of
+from parnet_deploy.artifacts.files import sha256_of_file
 from parnet_deploy.artifacts.schemas import Card, Parent, Preprocessing
 from parnet_deploy.errors import CheckpointError, DownloadError
 from parnet_deploy.models.authors import import_checkpoint
 from parnet_deploy.models.blocks import Activation
-from parnet_deploy.models.checkpoints import save_checkpoint
+from parnet_deploy.models.checkpoints import refuse_checkpoint, save_checkpoint
 from parnet_deploy.models.variants import architecture_of
 from parnet_deploy.weights.cache import WeightsCache, check_download
 from parnet_deploy.weights.pull import PulledWeights
 from parnet_deploy.weights.releases import REPOSITORY
-
-
-def refuse_checkpoint(output: Path, *, force: bool) -> None:
-    """Raise `CheckpointError` or `OutputExistsError` unless a checkpoint may be written, before the work is done."""
-    if output.suffix != ".safetensors":
-        raise CheckpointError(
-            "the name of a checkpoint must end in .safetensors", where=output, remedy="for example model.safetensors"
-        )
-    for path in (output, card_path_of(output)):
-        refuse_file(path, force=force)
 
 
 def convert_authors_file(

@@ -9,12 +9,11 @@ from pathlib import Path
 import numpy as np
 
 from parnet_deploy import __version__
-from parnet_deploy.artifacts.files import holds, refuse_folder, replacing_folder, write_manifest
+from parnet_deploy.artifacts.files import holds, refuse_folder, refuse_source, replacing_folder, write_manifest
 from parnet_deploy.artifacts.folders import open_bundle
 from parnet_deploy.artifacts.quantization import Attempt, GateRecord, ImageSet, LayerSensitivity, Quantization
 from parnet_deploy.artifacts.schemas import Bundle, Graph, Parity
 from parnet_deploy.checks.bundle_predictor import BundlePredictor
-from parnet_deploy.errors import OutputExistsError
 from parnet_deploy.graphs.half import halve, relative_difference
 from parnet_deploy.graphs.run import run_graph
 from parnet_deploy.graphs.stages import WrittenStages, write_stages
@@ -59,10 +58,7 @@ def quantize_bundle(
     options = options or QuantizeOptions()
     bundle, output = Path(bundle), Path(output)
     refuse_folder(output, force=force, is_ours=holds("bundle.json"))
-    if output.exists() and output.resolve() == bundle.resolve():
-        raise OutputExistsError(
-            "the result would replace the bundle it is made from", where=output, remedy="choose another -o"
-        )
+    refuse_source(output, bundle, "the result would replace the bundle it is made from")
     import_matplotlib(remedy='pip install "parnet-deploy[quantize]"')
     source = read_source(open_bundle(bundle), options)
     parts = load_data(data, source.opened.manifest, options.images)

@@ -14,12 +14,11 @@ import torch
 from safetensors import SafetensorError
 
 import parnet_deploy
-from parnet_deploy.artifacts.files import refuse_file
 from parnet_deploy.artifacts.folders import card_path_of, open_card
 from parnet_deploy.artifacts.schemas import Card
 from parnet_deploy.datasets.images import ImageDataset
-from parnet_deploy.errors import ArtifactError, CheckpointError
-from parnet_deploy.models.checkpoints import load_network, save_checkpoint
+from parnet_deploy.errors import ArtifactError
+from parnet_deploy.models.checkpoints import load_network, refuse_checkpoint, save_checkpoint
 from parnet_deploy.training.runs import EpochRecord, RunFolder, SavedState, best_of, create_run, resume_run
 from parnet_deploy.training.settings import RunSettings
 from parnet_deploy.training.trainer import StepDone, Trainer, create_trainer
@@ -66,7 +65,7 @@ def train(
         DataError: an image cannot be decoded.
         ParNetError: the loss is no longer finite.
     """
-    check_output(output, force=force)
+    refuse_checkpoint(output, force=force)
     run = resume_run(run_dir, settings) if resume else create_run(run_dir, settings, force=force)
     state = run.latest_state()
     if state is None or len(state.history) < settings.recipe.epochs:
@@ -81,16 +80,6 @@ def train(
     assert state is not None  # a recipe has at least one epoch
     run.write_metrics(state.history)
     return TrainingResult(_write_output(state, output, force=force), state.history, best_of(state.history))
-
-
-def check_output(output: Path, *, force: bool) -> None:
-    """Raise `CheckpointError` or `OutputExistsError` unless a checkpoint may be written to `output`."""
-    if output.suffix != ".safetensors":
-        raise CheckpointError(
-            "the name of a checkpoint must end in .safetensors", where=output, remedy="for example model.safetensors"
-        )
-    for path in (output, card_path_of(output)):
-        refuse_file(path, force=force)
 
 
 def _save_state(
