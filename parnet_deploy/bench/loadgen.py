@@ -7,6 +7,7 @@ terminated), so a failure is kept, every open query is answered, and the failure
 from __future__ import annotations
 
 import tempfile
+import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -85,6 +86,7 @@ class _Responder:
         self._infer = infer
         self._images = images
         self._failure: Exception | None = None
+        self._completing = threading.Lock()
 
     def answer(self, samples: Sequence[tuple[int, int]]) -> None:
         """Infer one batch of samples (id, index) and tell LoadGen that they are complete."""
@@ -93,7 +95,11 @@ class _Responder:
                 self._infer(self._gather([index for _, index in samples]))
         except Exception as error:
             self._failure = error
-        self._loadgen.QuerySamplesComplete([self._loadgen.QuerySampleResponse(id_, 0, 0) for id_, _ in samples])
+        responses = [self._loadgen.QuerySampleResponse(id_, 0, 0) for id_, _ in samples]
+        # LoadGen reads the clock, then counts down what is left of the query, and dates the query by whoever counts to
+        # zero: two calls at once may pass each other in between, and the query ends before its last sample.
+        with self._completing:
+            self._loadgen.QuerySamplesComplete(responses)
 
     def _gather(self, indices: list[int]) -> Images:
         """Return the images of `indices`; a single one is not copied."""

@@ -112,6 +112,29 @@ def test_concurrent_inferences_overlap(scenario: Scenario) -> None:
     assert met.is_set()
 
 
+def test_loadgen_is_told_of_one_completion_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    # Two at once may date a query before its last sample: its latency is then too short, and the logs contradict.
+    telling = threading.Lock()
+    overlaps = 0
+    module = loadgen.import_loadgen()
+    original = module.QuerySamplesComplete
+
+    def slow(responses: Any) -> None:
+        nonlocal overlaps
+        if not telling.acquire(blocking=False):
+            overlaps += 1
+            telling.acquire()
+        turn.wait(0.001)
+        original(responses)
+        telling.release()
+
+    turn = threading.Event()
+    monkeypatch.setattr(module, "QuerySamplesComplete", slow)
+    measured = run_short("multi-stream", lambda _: None, concurrency=3, samples_per_query=6)
+    assert measured.query_count >= 70
+    assert overlaps == 0
+
+
 def test_the_server_goes_on_issuing_while_an_inference_runs(monkeypatch: pytest.MonkeyPatch) -> None:
     issued = 0
     five_issued = threading.Event()
