@@ -12,7 +12,7 @@ from pathlib import Path
 
 from benchmarks.cases import PARNETS, PRESETS, RESNETS, Case, Effort, cases_of
 from benchmarks.harness import Place, Step, collect, contenders_with, run_steps, steps_of, versions
-from benchmarks.records import Results
+from benchmarks.records import Results, Sitting, with_sitting
 from parnet_deploy import __version__
 from parnet_deploy.artifacts.files import read_manifest, replacing_file, write_manifest
 from parnet_deploy.artifacts.report import Machine
@@ -116,7 +116,18 @@ def main() -> int:
         load = os.getloadavg()[0]
         until = None if arguments.budget is None else time.monotonic() + 60 * arguments.budget
         is_complete = run_steps(steps, place, until=until, log=log)
-        _write_results(path, device, machine, load, cases, contenders, place)
+        found = collect(cases, contenders, place)
+        if found:
+            created = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+            sitting = Sitting(
+                tool_version=__version__,
+                created=created,
+                machine=machine,
+                versions=versions(),
+                load_at_start=load,
+                cases=found,
+            )
+            _write_results(path, device, sitting)
     _write_page(arguments.results, arguments.page)
     log(f"{'finished' if is_complete else 'time is up, start again to go on'}: {path}, {arguments.page}")
     return 0
@@ -141,27 +152,22 @@ def _gpu_name() -> str:
     return str(torch.cuda.get_device_name(0))
 
 
-def _write_results(path: Path, device: str, machine: Machine, load: float, cases, contenders, place: Place) -> None:  # type: ignore[no-untyped-def]
-    results = Results(
-        tool_version=__version__,
-        created=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-        device=device,
-        machine=machine,
-        versions=versions(),
-        load_at_start=load,
-        cases=collect(cases, contenders, place),
-    )
+def _write_results(path: Path, device: str, sitting: Sitting) -> None:
+    earlier = _read_results(path) if path.exists() else None
     path.parent.mkdir(parents=True, exist_ok=True)
     with replacing_file(path, force=True) as temporary:
-        write_manifest(temporary, results)
+        write_manifest(temporary, with_sitting(earlier, device, sitting))
+
+
+def _read_results(path: Path) -> Results:
+    return read_manifest(path, Results, kind="benchmarks", schema_version=2)[0]
 
 
 def _write_page(folder: Path, page: Path) -> None:
     from benchmarks.report import write_report
 
     paths = best_results(folder)
-    found = [read_manifest(path, Results, kind="benchmarks", schema_version=1)[0] for path in paths]
-    write_report(found, [path.stem for path in paths], page)
+    write_report([_read_results(path) for path in paths], [path.stem for path in paths], page)
 
 
 if __name__ == "__main__":

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from benchmarks.cases import Role
+from benchmarks.cases import PARNETS, RESNETS, Role
 from parnet_deploy.artifacts.measurements import LatencyStatistics, Milliseconds
 from parnet_deploy.artifacts.report import Machine
 from parnet_deploy.artifacts.schemas import Frozen, Positive
@@ -62,15 +62,46 @@ class CaseResult(Frozen):
     contenders: tuple[ContenderResult, ...]
 
 
-class Results(Frozen):
-    """`benchmarks/results/MACHINE.json`."""
+class Sitting(Frozen):
+    """What was measured in one go: the cases, and on what and when; `created` is in UTC, in ISO form."""
 
-    schema_version: Literal[1] = 1
-    kind: Literal["benchmarks"] = "benchmarks"
     tool_version: str
     created: str
-    device: str
     machine: Machine
     versions: dict[str, str]
     load_at_start: float
     cases: tuple[CaseResult, ...]
+
+
+class Results(Frozen):
+    """`benchmarks/results/MACHINE.json`: every case once, as it was last measured; the latest sitting is the last."""
+
+    schema_version: Literal[2] = 2
+    kind: Literal["benchmarks"] = "benchmarks"
+    device: str
+    sittings: Annotated[tuple[Sitting, ...], Field(min_length=1)]
+
+    @property
+    def cases(self) -> tuple[CaseResult, ...]:
+        """Return all cases: smaller images and batches first, and of the same size in the order of the networks."""
+        cases = (case for sitting in self.sittings for case in sitting.cases)
+        return tuple(sorted(cases, key=lambda case: (case.pixels, case.batch, _rank(case.network))))
+
+
+def with_sitting(earlier: Results | None, device: str, sitting: Sitting) -> Results:
+    """Add a sitting to what was measured before: its cases take the place of earlier ones, the others stay."""
+    anew = {_key(case) for case in sitting.cases}
+    kept = []
+    for old in () if earlier is None else earlier.sittings:
+        cases = tuple(case for case in old.cases if _key(case) not in anew)
+        kept += [old.model_copy(update={"cases": cases})] if cases else []
+    return Results(device=device, sittings=(*kept, sitting))
+
+
+def _rank(network: str) -> int:
+    networks = (*PARNETS, *RESNETS)
+    return networks.index(network) if network in networks else len(networks)
+
+
+def _key(case: CaseResult) -> tuple[str, int, int]:
+    return case.network, case.pixels, case.batch

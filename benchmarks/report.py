@@ -8,7 +8,7 @@ from pathlib import Path
 from benchmarks.accuracies import ACCURACIES, Accuracy
 from benchmarks.cases import BASELINE
 from benchmarks.plots import accuracy_png, latency_png
-from benchmarks.records import CaseResult, Results
+from benchmarks.records import CaseResult, Results, Sitting
 from benchmarks.summary import Line, best, compare, lines_of, milliseconds, peak_gflop_s
 
 _NOTES = Path(__file__).with_name("notes.md")
@@ -33,22 +33,17 @@ def write_report(results: Sequence[Results], names: Sequence[str], page: Path) -
 
 
 def _machine_section(results: Results, name: str, folder: Path) -> list[str]:
-    machine = results.machine
-    versions = ", ".join(f"{package} {version}" for package, version in results.versions.items())
-    lines = [
-        f"## {machine.cpu}, {machine.usable_cores} cores"
-        if results.device == "cpu"
-        else f"## {results.device}, {machine.cpu}",
-        "",
-        f"{machine.system}, {machine.memory_bytes / 2**30:.0f} GiB, {machine.python}; {versions}. Measured "
-        f"{results.created[:10]} by parnet-deploy {results.tool_version}.",
-    ]
-    if results.load_at_start > _BUSY_LOAD:
-        lines += [
-            "",
-            f"**Not a quiet machine**: its load was {results.load_at_start:.1f} when the benchmark began. The figures "
-            "show that the harness works, and little else.",
-        ]
+    machine = results.sittings[-1].machine
+    title = f"{machine.cpu}, {machine.usable_cores} cores" if results.device == "cpu" else results.device
+    lines = [f"## {title}" if results.device == "cpu" else f"## {title}, {machine.cpu}"]
+    for sitting in results.sittings:
+        lines += ["", _sitting(sitting, are_all=len(results.sittings) == 1)]
+        if sitting.load_at_start > _BUSY_LOAD:
+            lines += [
+                "",
+                f"**Not a quiet machine**: its load was {sitting.load_at_start:.1f} when the benchmark began. The "
+                "figures show that the harness works, and little else.",
+            ]
     headline = [case for case in results.cases if case.batch == 1 and case.pixels == min(_pixels(results))]
     parnets = [case for case in headline if case.network.startswith("parnet")]
     lines += _promises(headline)
@@ -64,6 +59,20 @@ def _machine_section(results: Results, name: str, folder: Path) -> list[str]:
         lines += ["", *_accuracy_section(points), "", f"![accuracy]({_PICTURES}/{name}-accuracy.png)"]
     lines += _left_out(results.cases)
     return lines
+
+
+def _sitting(sitting: Sitting, *, are_all: bool) -> str:
+    """Say when and on what cases were measured, and which, if there are others."""
+    machine = sitting.machine
+    versions = ", ".join(f"{package} {version}" for package, version in sitting.versions.items())
+    sizes: dict[str, list[str]] = {}
+    for case in sitting.cases:
+        sizes.setdefault(f"{case.pixels} px, batch {case.batch}", []).append(case.network)
+    what = "" if are_all else "; ".join(f"{size}: {', '.join(networks)}" for size, networks in sizes.items())
+    return (
+        f"{machine.system}, {machine.memory_bytes / 2**30:.0f} GiB, {machine.python}; {versions}. Measured "
+        f"{sitting.created[:10]} by parnet-deploy {sitting.tool_version}{what and ': '}{what}."
+    )
 
 
 def _pixels(results: Results) -> set[int]:

@@ -8,7 +8,7 @@ import pytest
 
 from benchmarks.cases import BASELINE
 from benchmarks.contenders.matmul import GFLOP
-from benchmarks.records import CaseResult, ContenderResult, Results, Run
+from benchmarks.records import CaseResult, ContenderResult, Results, Run, Sitting
 from parnet_deploy.artifacts.report import Machine
 from parnet_deploy.bench.statistics import latency_statistics
 
@@ -69,10 +69,9 @@ def make_results(
         left_out = ContenderResult(
             name="ncnn by pnnx, fused", role="peer", precision="fp32", runs=(), skipped="no pnnx"
         )
-        return Results(
+        sitting = Sitting(
             tool_version="0",
             created="2026-01-02T03:04:05+00:00",
-            device="cpu",
             machine=Machine(
                 cpu="Some CPU", logical_cores=4, usable_cores=2, memory_bytes=2**34, system="s", python="p", packages={}
             ),
@@ -84,5 +83,6 @@ def make_results(
                 make_case(ours, plain, batch=8),
             ),
         )
+        return Results(device="cpu", sittings=(sitting,))
 
     return make

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks.cases import BASELINE
-from benchmarks.records import ContenderResult, Results
+from benchmarks.records import CaseResult, ContenderResult, Results, with_sitting
 from benchmarks.report import write_report
 
 MakeResults = Callable[..., Results]
@@ -55,11 +55,13 @@ def test_what_is_promised_of_int8(
     make_results: MakeResults, make_entry: Callable[..., ContenderResult], tmp_path: Path
 ) -> None:
     results = make_results()
-    first = results.cases[0]
+    sitting = results.sittings[0]
+    first = sitting.cases[0]
     quantized = make_entry("parnet-deploy, int8", "ours", [30.0, 30.0, 30.0], precision="int8")
     eager = make_entry("eager, unfused", "reference", [120.0, 120.0, 180.0])
     case = first.model_copy(update={"contenders": (*first.contenders, quantized, eager)})
-    lines = page_of(tmp_path, results.model_copy(update={"cases": (case, *results.cases[1:])})).splitlines()
+    quantised = sitting.model_copy(update={"cases": (case, *sitting.cases[1:])})
+    lines = page_of(tmp_path, results.model_copy(update={"sittings": (quantised,)})).splitlines()
     assert f"| parnet_l: parnet-deploy, int8 (int8) | {BASELINE} | 3.33 (3.33 to 3.33) | 3.00 | yes |" in lines
     assert "| parnet_l: parnet-deploy, int8 (int8) | eager, unfused | 4.00 (4.00 to 6.00) | 5.00 | no |" in lines
     # What is promised of float32 is held by float32.
@@ -72,3 +74,27 @@ def test_a_busy_machine_is_said_to_be_one(make_results: MakeResults, tmp_path: P
 
 def test_every_machine_has_a_section(make_results: MakeResults, tmp_path: Path) -> None:
     assert page_of(tmp_path, make_results(), make_results()).count("## Some CPU, 2 cores") == 2
+
+
+def test_what_is_measured_again_takes_the_place_of_what_was(
+    make_results: MakeResults, make_case: Callable[..., CaseResult], tmp_path: Path
+) -> None:
+    earlier = make_results()
+    first, resnet, batches = earlier.sittings[0].cases
+    anew = make_results(60.0).sittings[0].cases[0]
+    larger = make_case(*anew.contenders[1:], pixels=320)
+    sitting = earlier.sittings[0].model_copy(update={"created": "2026-02-03T00:00:00+00:00", "cases": (larger, anew)})
+    results = with_sitting(earlier, "cpu", sitting)
+    assert [old.cases for old in results.sittings] == [(resnet, batches), (larger, anew)]
+    assert results.cases == (anew, resnet, batches, larger)
+    assert first not in results.cases
+
+    text = page_of(tmp_path, results)
+    assert "Measured 2026-01-02 by parnet-deploy 0: 224 px, batch 1: resnet50; 224 px, batch 8: parnet_l." in text
+    assert "Measured 2026-02-03 by parnet-deploy 0: 320 px, batch 1: parnet_l; 224 px, batch 1: parnet_l." in text
+    assert "| **parnet-deploy, ncnn, whole** | 60.0 (54.0 to 66.0) |" in text
+
+    # A sitting of which nothing is left goes.
+    again = earlier.sittings[0].model_copy(update={"created": "2026-03-04T00:00:00+00:00"})
+    assert with_sitting(earlier, "cpu", again).sittings == (again,)
+    assert with_sitting(None, "cpu", again).sittings == (again,)
