@@ -8,6 +8,9 @@ from pathlib import Path
 EXPORT_AGAIN = "export the bundle again: parnet-deploy export CHECKPOINT -o BUNDLE"
 BUILD_AGAIN = "build the plan again on this machine: parnet-deploy build BUNDLE -o PLAN"
 
+# What the command line returns when Ctrl-C ended it: 128 and the number of SIGINT, as a shell has it.
+INTERRUPTED = 130
+
 
 class ParNetError(Exception):
     """Base of all errors that are reported without a traceback.

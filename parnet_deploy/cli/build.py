@@ -116,7 +116,7 @@ def build(
         parse_compute_capabilities,
         parse_devices,
     )
-    from parnet_deploy.engines.quantized import slow_form
+    from parnet_deploy.engines.precisions import slow_form
 
     is_cached = backend == "tensorrt" and not no_engine_cache
     options = BuildOptions(

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import sys
 
+from parnet_deploy.errors import INTERRUPTED
+
 
 def main() -> None:
     """Run the command line; exit 0, 1 (a check failed), 2 (bad input) or 130 (interrupted)."""
@@ -12,4 +14,4 @@ def main() -> None:
 
         run()
     except KeyboardInterrupt:
-        sys.exit(130)
+        sys.exit(INTERRUPTED)

@@ -29,7 +29,7 @@ from parnet_deploy.cli.serve_bench import serve_bench
 from parnet_deploy.cli.train import train
 from parnet_deploy.cli.tune import tune
 from parnet_deploy.cli.verify import verify
-from parnet_deploy.errors import MissingDependencyError, ParNetError
+from parnet_deploy.errors import INTERRUPTED, MissingDependencyError, ParNetError
 
 app = typer.Typer(
     name="parnet-deploy",
@@ -108,9 +108,6 @@ def main() -> None:
     sys.exit(run_app(sys.argv[1:]))
 
 
-_INTERRUPTED = 130
-
-
 def run_app(arguments: list[str]) -> int:
     """Run a command and return its exit code; every expected error becomes a message on stderr."""
     debug = "--debug" in arguments
@@ -140,7 +137,7 @@ def _report(error: ParNetError, *, debug: bool) -> int:
     if debug:
         traceback.print_exc()
     if _is_of_interrupt(error):
-        return _INTERRUPTED
+        return INTERRUPTED
     stderr().print(Text.assemble(("error:", "bold red"), f" {error}"), soft_wrap=True)
     return error.exit_code
 

@@ -12,6 +12,7 @@ from parnet_deploy.artifacts.limits import MAX_EPOCHS
 from parnet_deploy.cli.common import ForceOption, JsonOption, emit, progress_bar, stderr
 from parnet_deploy.cli.import_ import ActivationName
 from parnet_deploy.cli.names import DATA, RECIPES, VARIANTS, complete
+from parnet_deploy.errors import INTERRUPTED
 
 if TYPE_CHECKING:
     from rich.progress import Progress as Bar
@@ -19,7 +20,6 @@ if TYPE_CHECKING:
     from parnet_deploy.training.loop import Progress, TrainingResult
     from parnet_deploy.training.settings import RunSettings
 
-INTERRUPTED = 130
 
 # torch's OpenMP threads spin while they wait for each other, so that on two cores one other busy process makes updates
 # ten times slower. Spinning only briefly costs a fifth where the cores are free.

@@ -14,7 +14,7 @@ from parnet_deploy.artifacts.schemas import EngineRecord, FileRecord, Graph, Lan
 from parnet_deploy.engines.base import Backend, stage_spec, weights_path
 from parnet_deploy.engines.cpu import available_cores
 from parnet_deploy.engines.options import BuildOptions
-from parnet_deploy.engines.quantized import check_capability, check_form
+from parnet_deploy.engines.precisions import check_capability, check_form
 from parnet_deploy.engines.registry import get_backend
 from parnet_deploy.errors import EngineError
 from parnet_deploy.planning.placement import place, split_threads
