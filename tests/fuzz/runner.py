@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 import time
+import traceback
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -198,7 +199,8 @@ def _shard(cases: Sequence[Case], originals: Originals, folder: Path, write: int
             try:
                 result = run_case(case, originals, folder)
             except Exception as error:  # of the harness itself: the case is at fault, and is shown
-                result = Result(case.kind, case.name, "harness", (f"harness: {error!r}",), "", True, 0.0)
+                where = traceback.format_exc()[-3000:]
+                result = Result(case.kind, case.name, "harness", (f"harness: {error!r}",), "", True, 0.0, where)
                 shutil.rmtree(folder, ignore_errors=True)
             # One write below PIPE_BUF is whole; longer ones of several shards could mix.
             line = json.dumps(asdict(result)) + "\n"
