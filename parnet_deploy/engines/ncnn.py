@@ -75,23 +75,23 @@ class NcnnEngine:
 
     def __init__(self, engine_path: Path, spec: StageSpec) -> None:
         self._spec = spec
-        self._net = ncnn.Net()
-        options = self._net.opt
+        self.net = ncnn.Net()
+        options = self.net.opt
         options.num_threads = spec.threads
         # Precision is the bundle's; without this, ncnn stores weights in 16 bits where the processor can.
         for name in ("fp16_packed", "fp16_storage", "fp16_arithmetic", "bf16_storage"):
             setattr(options, f"use_{name}", False)
         # F(6,3) rounds several times worse than F(4,3) and is no faster on these networks.
         options.use_winograd63_convolution = False
-        if self._net.load_param_mem(_read_text(engine_path)) != 0:
+        if self.net.load_param_mem(read_text(engine_path)) != 0:
             raise EngineError(
                 f"ncnn cannot read the layers of stage {spec.name!r}", where=engine_path, remedy=BUILD_AGAIN
             )
-        if self._net.load_model(str(engine_path)) != 0:
+        if self.net.load_model(str(engine_path)) != 0:
             raise EngineError(
                 f"ncnn cannot load the weights of stage {spec.name!r}", where=engine_path, remedy=BUILD_AGAIN
             )
-        found = sorted(self._net.input_names()), sorted(self._net.output_names())
+        found = sorted(self.net.input_names()), sorted(self.net.output_names())
         if found != (sorted(spec.inputs), sorted(spec.outputs)):
             raise EngineError(
                 f"stage {spec.name!r} has inputs {found[0]} and outputs {found[1]}",
@@ -102,14 +102,14 @@ class NcnnEngine:
     def bind(self, inputs: Mapping[str, Array], outputs: Mapping[str, Array]) -> NcnnBoundEngine:
         """Bind arrays, which are copied from and to."""
         check_binding(self._spec, inputs, outputs)
-        return NcnnBoundEngine(self._net, self._spec, inputs, outputs)
+        return NcnnBoundEngine(self.net, self._spec, inputs, outputs)
 
     def close(self) -> None:
         """Drop the network; its memory goes with the last bound engine."""
-        self._net = None
+        self.net = None
 
 
-def _read_text(path: Path) -> str:
+def read_text(path: Path) -> str:
     """Return the text behind the weights; raise `EngineError` for a file without it."""
     with path.open("rb") as file:
         size = file.seek(0, 2)
