@@ -47,7 +47,7 @@ class _Bound:
     closers: list[Callable[[], None]]
     calls: list[_Calls]
     graphs: list[Graph] = field(default_factory=list)
-    # Whether the calls are what they will stay: engines set themselves up in the first request, which is not captured.
+    # Whether the calls are what they will stay: engines set themselves up in the first request.
     is_settled: bool = False
     was_run: bool = False
 
@@ -74,9 +74,10 @@ class CudaPipeline:
     Serves one request at a time; `view` and `run` may be called from any thread. Everything is allocated when it is
     made, except what `view` needs for tensors that do not pass through the host.
 
-    With `graphs` the second request of a batch size is captured into CUDA graphs, which this one and the next are
-    launched as; the first is not, because engines set themselves up in it. Profiled requests are enqueued piece by
-    piece. In the mode `auto` so are all requests that cannot be captured; a warning says why.
+    With `graphs` the first two requests of a batch size are enqueued piece by piece, and then captured into CUDA graphs,
+    which the next are launched as: engines set themselves up in the first, and may do so again when the batch size has
+    changed in between, which cannot be captured. ONNX Runtime's convolutions do. Profiled requests are enqueued piece
+    by piece. In the mode `auto` so are all requests that cannot be captured; a warning says why.
     """
 
     def __init__(
@@ -135,10 +136,10 @@ class CudaPipeline:
                 device does not answer any more.
         """
         with self._request(batch) as bound:
-            if not bound.is_settled and bound.was_run:
-                self._settle(bound, batch)
             _enqueue_all(bound.calls)
             self._wait_for_end()
+            if not bound.is_settled and bound.was_run:
+                self._settle(bound, batch)
             bound.was_run = True
 
     def profile(self, batch: int) -> tuple[Span, ...]:

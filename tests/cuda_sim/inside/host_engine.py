@@ -55,7 +55,7 @@ class HostEngine:
 
 class HostBoundEngine:
     def __init__(self, engine: HostEngine, addresses: Mapping[str, int], batch: int, stream: int) -> None:
-        self.engine, self.stream = engine, stream
+        self.engine, self.batch, self.stream = engine, batch, stream
         self.binding = engine.session.io_binding()
         for name, address in addresses.items():
             spec = engine.tensors[name]
