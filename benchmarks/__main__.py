@@ -20,6 +20,7 @@ from parnet_deploy.bench.machine import describe_machine
 
 # What a run takes beside its requests, seen on two cores: starting and opening, and for preparing the exports.
 _START_S, _PREPARE_S = 3.0, 6.0
+_START_ON_CUDA_S = 10.0
 # Requests are estimated at this many GFLOP a second and core.
 _GFLOP_S_PER_CORE = 60.0
 _GFLOP = {"parnet_pico": 0.3, "parnet_s": 9.7, "parnet_m": 17.2, "parnet_l": 26.6, "parnet_xl": 41.4} | {
@@ -41,6 +42,9 @@ def estimated_s(steps: list[Step], cores: int) -> float:
         case, effort = step.case, step.effort
         if step.turn < 0:
             total += _PREPARE_S
+            continue
+        if step.contender.adapter.startswith("cuda"):
+            total += _START_ON_CUDA_S + 1.2 * effort.least_s
             continue
         gflop = _GFLOP.get(case.network, 20.0) * case.batch * (case.pixels / 224) ** 2
         request_s = gflop / (_GFLOP_S_PER_CORE * cores)
@@ -77,7 +81,7 @@ def parse_arguments() -> argparse.Namespace:
 
 def selected_cases(arguments: argparse.Namespace) -> tuple[tuple[Case, Effort], ...]:
     """Return the cases that the command line asks for."""
-    cases = cases_of(arguments.preset, tuple(arguments.only) if arguments.only else None)
+    cases = cases_of(arguments.preset, tuple(arguments.only) if arguments.only else None, arguments.device)
     rounds = arguments.rounds
     return tuple(
         (case, effort if rounds is None else Effort(rounds, effort.least_s, effort.least_requests, effort.most_s))

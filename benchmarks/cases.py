@@ -65,6 +65,7 @@ class Effort:
 
 
 PEAK = Contender("matrix product", "matmul", "peak")
+CUDA_PEAK = Contender("CUDA matrix product, fp16", "cuda_matmul", "peak", precision="fp16")
 
 _PEERS = (
     Contender("eager, unfused", "eager", "reference", {"form": "unfused"}),
@@ -118,9 +119,17 @@ _FOR_RESNETS = (
 )
 
 BASELINE = "ONNX Runtime, plain export, fused"
+CUDA_BASELINE = "CUDA eager, fused, channels_last, graph"
 
 _CUDA_FORMS = {"form": "fused", "precision": "fp16"}
 _CUDA = (
+    Contender(
+        "CUDA eager, unfused, no graph",
+        "cuda_torch",
+        "reference",
+        {"form": "unfused", "precision": "fp16", "graphs": "no graph"},
+        precision="fp16",
+    ),
     *(
         Contender(
             f"CUDA eager, fused{layout and ', '}{layout}, {graphs}",
@@ -182,6 +191,7 @@ _CUDA = (
 
 # `full`: everything, a night. `quick`: what decides, in minutes. `tiny`: whether all of it works, on a small network.
 PRESETS = ("full", "quick", "tiny")
+_ON_CUDA = Effort(5, 1.0, 50, 20.0)
 
 _QUICK = frozenset(
     {
@@ -198,18 +208,22 @@ _QUICK = frozenset(
 def contenders_for(case: Case, device: str, preset: str = "full") -> tuple[Contender, ...]:
     """Return who takes part, in the order of their turns.
 
-    On the processor the machine's peak is one of them. References are measured one image at a time only.
+    The machine's peak is one of them. On the processor, references are measured one image at a time only.
     """
     if device == "cuda":
-        return _CUDA if case.is_parnet else ()
+        return (CUDA_PEAK, *_CUDA) if case.is_parnet else ()
     others = (*_PEERS, *_OURS) if case.is_parnet else _FOR_RESNETS
     if preset == "quick":
         return (PEAK, *(contender for contender in others if contender.name in _QUICK))
     return (PEAK, *(contender for contender in others if case.batch == 1 or contender.role != "reference"))
 
 
-def cases_of(preset: str, networks: tuple[str, ...] | None = None) -> tuple[tuple[Case, Effort], ...]:
+def cases_of(
+    preset: str, networks: tuple[str, ...] | None = None, device: str = "cpu"
+) -> tuple[tuple[Case, Effort], ...]:
     """Return the cases of a preset with their effort, the most telling first; `networks` leaves out others.
+
+    On a GPU a request takes a millisecond or so, and a run a second.
 
     Raises:
         ValueError: no preset of that name.
@@ -223,7 +237,8 @@ def cases_of(preset: str, networks: tuple[str, ...] | None = None) -> tuple[tupl
         found = _full_cases()
     else:
         raise ValueError(f"no preset {preset!r}")
-    return tuple((case, effort) for case, effort in found if networks is None or case.network in networks)
+    chosen = tuple((case, effort) for case, effort in found if networks is None or case.network in networks)
+    return tuple((case, _ON_CUDA) for case, _ in chosen) if device == "cuda" else chosen
 
 
 def _full_cases() -> tuple[tuple[Case, Effort], ...]:

@@ -25,7 +25,19 @@ from benchmarks.records import CaseResult, ContenderResult, Turn
 from parnet_deploy.artifacts.files import replacing_file, sha256_of_file
 from parnet_deploy.bench.machine import describe_machine
 
-PACKAGES = ("torch", "torchvision", "timm", "onnxruntime", "openvino", "ncnn", "numpy", "onnx", "onnxscript")
+PACKAGES = (
+    "torch",
+    "torchvision",
+    "timm",
+    "onnxruntime",
+    "onnxruntime-gpu",
+    "tensorrt",
+    "openvino",
+    "ncnn",
+    "numpy",
+    "onnx",
+    "onnxscript",
+)
 # A run that takes longer has hung; ParNet-XL at 320 pixels and batch 32 takes about two minutes.
 _PATIENCE_S = 1800
 

@@ -18,7 +18,8 @@ class Run(Frozen):
     """One turn of a contender, alone in a process.
 
     `process_ms` is from launch to its first line with NumPy there, `open_ms` until it is ready, `first_ms` its first
-    answer. `difference` is max|a-b| / max|a| of its logits to those of the network in torch, None where it has none.
+    answer. `device_ms` is the median of what a GPU's own clock says of a request, copies included, where it was asked.
+    `difference` is max|a-b| / max|a| of its logits to those of the network in torch, None where it has none.
     """
 
     latency: LatencyStatistics
@@ -26,6 +27,7 @@ class Run(Frozen):
     open_ms: Milliseconds
     first_ms: Milliseconds
     peak_bytes: Positive
+    device_ms: Milliseconds | None = None
     difference: Annotated[float, Field(ge=0)] | None
     details: dict[str, str]
 

@@ -6,10 +6,10 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from benchmarks.accuracies import ACCURACIES, Accuracy
-from benchmarks.cases import BASELINE
+from benchmarks.cases import BASELINE, CUDA_BASELINE
 from benchmarks.plots import accuracy_png, latency_png
-from benchmarks.records import CaseResult, Results, Sitting
-from benchmarks.summary import Line, best, compare, lines_of, milliseconds, peak_gflop_s
+from benchmarks.records import CaseResult, ContenderResult, Results, Sitting
+from benchmarks.summary import Line, baseline_of, best, compare, lines_of, milliseconds, peak_gflop_s
 
 _NOTES = Path(__file__).with_name("notes.md")
 _PICTURES = "benchmarks"
@@ -19,7 +19,10 @@ _PROMISED = {"parnet_l": 1.03, "parnet_s": 1.03}
 _PROMISED_INT8 = {"parnet_l": {"eager, unfused": 5.0, BASELINE: 3.0}}
 # What the cleaner graph alone gives: the same engine as the baseline's.
 _SAME_ENGINE = "parnet-deploy, onnxruntime, whole"
-_BUSY_LOAD = 0.5
+_AGAINST = {BASELINE: "against plain fused ONNX Runtime", CUDA_BASELINE: "against eager, channels_last, graph"}
+_BITS = {"fp32": "float32", "fp16": "float16"}
+# Of each core.
+_BUSY_LOAD = 0.25
 
 
 def write_report(results: Sequence[Results], names: Sequence[str], page: Path) -> None:
@@ -38,25 +41,26 @@ def _machine_section(results: Results, name: str, folder: Path) -> list[str]:
     lines = [f"## {title}" if results.device == "cpu" else f"## {title}, {machine.cpu}"]
     for sitting in results.sittings:
         lines += ["", _sitting(sitting, are_all=len(results.sittings) == 1)]
-        if sitting.load_at_start > _BUSY_LOAD:
+        if sitting.load_at_start > _BUSY_LOAD * sitting.machine.usable_cores:
             lines += [
                 "",
                 f"**Not a quiet machine**: its load was {sitting.load_at_start:.1f} when the benchmark began. The "
                 "figures show that the harness works, and little else.",
             ]
+    precision = "fp32" if results.device == "cpu" else "fp16"
     headline = [case for case in results.cases if case.batch == 1 and case.pixels == min(_pixels(results))]
     parnets = [case for case in headline if case.network.startswith("parnet")]
     lines += _promises(headline)
     for case in parnets:
-        lines += ["", *_case_section(case)]
+        lines += ["", *_case_section(case, precision)]
     if parnets:
         (folder / f"{name}-latency.png").write_bytes(latency_png(parnets))
         lines += ["", f"![latencies]({_PICTURES}/{name}-latency.png)"]
-    lines += _other_sizes([case for case in results.cases if case not in headline])
-    points = _accuracy_points(headline)
-    if points:
+    lines += _other_sizes([case for case in results.cases if case not in headline], precision)
+    points = _accuracy_points(headline, precision)
+    if len(points) > 1:
         (folder / f"{name}-accuracy.png").write_bytes(accuracy_png(points))
-        lines += ["", *_accuracy_section(points), "", f"![accuracy]({_PICTURES}/{name}-accuracy.png)"]
+        lines += ["", *_accuracy_section(points, precision), "", f"![accuracy]({_PICTURES}/{name}-accuracy.png)"]
     lines += _left_out(results.cases)
     return lines
 
@@ -114,34 +118,38 @@ def _promise(case: CaseResult, ours: Line, other: str, wanted: float) -> tuple[s
     return f"{case.network}: {ours.name}{bits}", other, str(ratio), f"{wanted:.2f}", verdict
 
 
-def _case_section(case: CaseResult) -> list[str]:
+def _case_section(case: CaseResult, precision: str) -> list[str]:
     peak = peak_gflop_s(case)
-    peak_text = "" if peak is None else f" A float32 matrix product reached {peak:.0f} GFLOP/s in the same rounds."
+    product = f"A {_BITS[precision]} matrix product"
+    peak_text = "" if peak is None else f" {product} reached {peak:.0f} GFLOP/s in the same rounds."
+    rounds = "one round" if case.rounds == 1 else f"{case.rounds} rounds in turn"
     title = f"### {case.network}, batch {case.batch}, {case.pixels} px"
-    about = (
-        f"{case.gflop:.2f} GFLOP a request, {case.parameters / 1e6:.1f} million parameters, {case.rounds} rounds in "
-        f"turn.{peak_text}"
-    )
+    about = f"{case.gflop:.2f} GFLOP a request, {case.parameters / 1e6:.1f} million parameters, {rounds}.{peak_text}"
+    all_lines = lines_of(case)
+    baseline = baseline_of(case)
+    has_clock = any(line.device_ms is not None for line in all_lines)
     columns = (
         "contender",
         "ms (range of rounds)",
-        "against plain fused ONNX Runtime",
+        *(["on the device, ms"] if has_clock else []),
+        *([] if baseline is None else [_AGAINST[baseline.name]]),
         "GFLOP/s",
         "of peak",
         "first answer, ms",
         "peak MiB",
         "difference",
     )
-    return [title, "", about, "", *_table(columns, [_row(line) for line in lines_of(case)])]
+    return [title, "", about, "", *_table(columns, [_row(line, baseline, has_clock=has_clock) for line in all_lines])]
 
 
-def _row(line: Line) -> tuple[str, ...]:
+def _row(line: Line, baseline: ContenderResult | None, *, has_clock: bool) -> tuple[str, ...]:
     name = f"**{line.name}**" if line.role == "ours" else line.name
     bits = "" if line.precision == "fp32" else f" ({line.precision})"
     return (
         name + bits,
         f"{milliseconds(line.ms)} ({milliseconds(line.least_ms)} to {milliseconds(line.most_ms)})",
-        "1" if line.against_baseline is None else str(line.against_baseline),
+        *(["" if line.device_ms is None else milliseconds(line.device_ms)] if has_clock else []),
+        *([] if baseline is None else ["1" if line.against_baseline is None else str(line.against_baseline)]),
         f"{line.gflop_s:.0f}",
         "" if line.share_of_peak is None else f"{line.share_of_peak:.0%}",
         f"{line.cold_start_ms:.0f}",
@@ -150,12 +158,12 @@ def _row(line: Line) -> tuple[str, ...]:
     )
 
 
-def _other_sizes(cases: Sequence[CaseResult]) -> list[str]:
+def _other_sizes(cases: Sequence[CaseResult], precision: str) -> list[str]:
     """Tabulate the best of ours against the best peer for what is not told in full."""
     rows = []
     for case in cases:
         lines = lines_of(case)
-        ours, peer = best(lines, "ours"), best(lines, "peer")
+        ours, peer = best(lines, "ours", precision), best(lines, "peer", precision)
         fastest = peer if ours is None else ours
         if fastest is None:
             continue
@@ -173,26 +181,27 @@ def _other_sizes(cases: Sequence[CaseResult]) -> list[str]:
         )
     if not rows:
         return []
-    columns = ("case", "best peer in float32, ms", "our best in float32, ms", "times faster", "GFLOP/s", "of peak")
+    bits = _BITS[precision]
+    columns = ("case", f"best peer in {bits}, ms", f"our best in {bits}, ms", "times faster", "GFLOP/s", "of peak")
     return ["", "### Other sizes and batches", "", *_table(columns, rows)]
 
 
-def _accuracy_points(cases: Sequence[CaseResult]) -> list[tuple[Accuracy, str, float]]:
-    """Return each published accuracy with the fastest float32 latency that was measured of its network, at batch 1."""
+def _accuracy_points(cases: Sequence[CaseResult], precision: str) -> list[tuple[Accuracy, str, float]]:
+    """Return each published accuracy with the fastest latency in a precision that was measured of its network."""
     points = []
     for case in cases:
-        fastest = next((line for line in lines_of(case) if line.precision == "fp32"), None)
+        fastest = next((line for line in lines_of(case) if line.precision == precision), None)
         if fastest is not None:
             points += [(entry, fastest.name, fastest.ms) for entry in ACCURACIES if entry.network == case.network]
     return points
 
 
-def _accuracy_section(points: Sequence[tuple[Accuracy, str, float]]) -> list[str]:
+def _accuracy_section(points: Sequence[tuple[Accuracy, str, float]], precision: str) -> list[str]:
     rows = [
         (f"{entry.network} ({entry.training})", f"{entry.top1:.2f}", milliseconds(ms), name, entry.source)
         for entry, name, ms in sorted(points, key=lambda point: point[2])
     ]
-    columns = ("network", "top-1 %", "ms, fastest float32", "by", "accuracy as published in")
+    columns = ("network", "top-1 %", f"ms, fastest {_BITS[precision]}", "by", "accuracy as published in")
     return ["### Who is faster at which accuracy (table 2's question)", "", *_table(columns, rows)]
 
 

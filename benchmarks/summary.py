@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import median
 
-from benchmarks.cases import BASELINE
-from benchmarks.contenders.matmul import GFLOP as PEAK_GFLOP
+from benchmarks.cases import BASELINE, CUDA_BASELINE, CUDA_PEAK
+from benchmarks.contenders.matmul import CUDA_GFLOP, GFLOP
 from benchmarks.records import CaseResult, ContenderResult
 from parnet_deploy.artifacts.report import Finding
 from parnet_deploy.bench.statistics import finding_of
@@ -39,6 +39,7 @@ class Line:
     gflop_s: float
     share_of_peak: float | None
     against_baseline: Speedup | None
+    device_ms: float | None
     cold_start_ms: float
     peak_mib: float
     difference: float | None
@@ -63,22 +64,30 @@ def speedup(contender: Sequence[float], baseline: Sequence[float]) -> Speedup:
 def peak_gflop_s(case: CaseResult) -> float | None:
     """Return what the large matrix product of the same rounds reached."""
     found = next((entry for entry in case.contenders if entry.role == "peak" and entry.runs), None)
-    return None if found is None else PEAK_GFLOP / median(round_medians(found)) * 1e3
+    if found is None:
+        return None
+    gflop = CUDA_GFLOP if found.name == CUDA_PEAK.name else GFLOP
+    return gflop / median(round_medians(found)) * 1e3
+
+
+def baseline_of(case: CaseResult) -> ContenderResult | None:
+    """Return what a user would pick without this tool, with which others are compared; None if it did not run."""
+    return next((entry for entry in case.contenders if entry.name in (BASELINE, CUDA_BASELINE) and entry.runs), None)
 
 
 def lines_of(case: CaseResult) -> list[Line]:
     """Return every contender that ran, the fastest first."""
     peak = peak_gflop_s(case)
     ran = [entry for entry in case.contenders if entry.runs and entry.role != "peak"]
-    baseline = next((round_medians(entry) for entry in ran if entry.name == BASELINE), None)
+    baseline = baseline_of(case)
     return sorted((_line(case, entry, peak, baseline) for entry in ran), key=lambda line: line.ms)
 
 
-def _line(case: CaseResult, entry: ContenderResult, peak: float | None, baseline: Sequence[float] | None) -> Line:
+def _line(case: CaseResult, entry: ContenderResult, peak: float | None, baseline: ContenderResult | None) -> Line:
     medians = round_medians(entry)
     gflop_s = case.gflop / median(medians) * 1e3
     differences = [run.difference for run in entry.runs if run.difference is not None]
-    compared = baseline is not None and entry.name != BASELINE
+    on_device = [run.device_ms for run in entry.runs if run.device_ms is not None]
     return Line(
         name=entry.name,
         role=entry.role,
@@ -88,7 +97,8 @@ def _line(case: CaseResult, entry: ContenderResult, peak: float | None, baseline
         most_ms=max(medians),
         gflop_s=gflop_s,
         share_of_peak=None if peak is None else gflop_s / peak,
-        against_baseline=speedup(medians, baseline) if compared and baseline is not None else None,
+        against_baseline=None if baseline in (None, entry) else speedup(medians, round_medians(baseline)),
+        device_ms=median(on_device) if on_device else None,
         cold_start_ms=median(run.process_ms + run.open_ms + run.first_ms for run in entry.runs),
         peak_mib=max(run.peak_bytes for run in entry.runs) / 2**20,
         difference=max(differences, default=None),

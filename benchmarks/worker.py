@@ -48,6 +48,7 @@ def measure(job: Job, adapter: Adapter, effort: Effort, launched_ns: int) -> Run
         open_ms=(opened_ns - ready_ns) / NANOSECONDS_PER_MS,
         first_ms=(answered_ns - opened_ns) / NANOSECONDS_PER_MS,
         peak_bytes=peak_memory_bytes(),
+        device_ms=opened.device_ms,
         difference=None if expected is None else float(np.abs(logits - expected).max() / np.abs(expected).max()),
         details=opened.details,
     )

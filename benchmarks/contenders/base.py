@@ -55,11 +55,13 @@ class Opened:
     """A contender that is ready.
 
     `infer` answers images with logits, from the host's memory to the host's memory. `time_ms`, where a device has a
-    clock of its own, times one request on it instead; `details` go into the record.
+    rest before each that does not count, times one instead. `device_ms` is a request by the device's own clock, and
+    `details` go into the record.
     """
 
     infer: Callable[[Images], NDArray[Any]]
     time_ms: Callable[[], float] | None = None
+    device_ms: float | None = None
     details: dict[str, str] = field(default_factory=dict)
 
 

@@ -8,6 +8,9 @@ from benchmarks.contenders.base import SEED, Job, Opened
 
 SIZE = 3072
 GFLOP = 2 * SIZE**3 / 1e9
+# That of `cuda_matmul`, which cannot be imported without torch.
+CUDA_SIZE = 8192
+CUDA_GFLOP = 2 * CUDA_SIZE**3 / 1e9
 
 
 def prepare(job: Job) -> None:

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import pytest
 
-from benchmarks.cases import BASELINE
-from benchmarks.contenders.matmul import GFLOP
+from benchmarks.cases import BASELINE, CUDA_BASELINE, CUDA_PEAK
+from benchmarks.contenders.matmul import CUDA_GFLOP, GFLOP
 from benchmarks.records import CaseResult, ContenderResult, Results, Run, Sitting
 from parnet_deploy.artifacts.report import Machine
 from parnet_deploy.bench.statistics import latency_statistics
 
 
-def run_of(ms: float) -> Run:
+def run_of(ms: float, device_ms: float | None = None) -> Run:
     """A run of which every request took the same time."""
     return Run(
         latency=latency_statistics([round(ms * 1e6)] * 5),
@@ -21,6 +22,7 @@ def run_of(ms: float) -> Run:
         open_ms=100,
         first_ms=2 * ms,
         peak_bytes=300 * 2**20,
+        device_ms=device_ms,
         difference=1e-6,
         details={},
     )
@@ -30,8 +32,10 @@ def run_of(ms: float) -> Run:
 def make_entry() -> Callable[..., ContenderResult]:
     """A function (name, role, milliseconds of each round) that returns a contender's result."""
 
-    def make(name: str, role: str, rounds: Sequence[float], precision: str = "fp32") -> ContenderResult:
-        runs = tuple(run_of(ms) for ms in rounds)
+    def make(
+        name: str, role: str, rounds: Sequence[float], precision: str = "fp32", device_ms: float | None = None
+    ) -> ContenderResult:
+        runs = tuple(run_of(ms, device_ms) for ms in rounds)
         return ContenderResult(name=name, role=role, precision=precision, runs=runs)  # type: ignore[arg-type]
 
     return make
@@ -86,3 +90,20 @@ def make_results(
         return Results(device="cpu", sittings=(sitting,))
 
     return make
+
+
+@pytest.fixture
+def gpu_results(make_results: Callable[..., Results], make_entry: Callable[..., ContenderResult]) -> Results:
+    """Results of a GPU whose float16 product reached 500 TFLOP/s; not every contender was timed by its clock."""
+    half: dict[str, Any] = {"precision": "fp16"}
+    entries = (
+        make_entry(CUDA_PEAK.name, "peak", [CUDA_GFLOP / 500] * 2, **half),
+        make_entry("parnet-deploy, torch, three streams, graph", "ours", [0.8, 0.9], **half),
+        make_entry(CUDA_BASELINE, "peer", [1.2, 1.2], device_ms=1.13, **half),
+    )
+    sitting = make_results().sittings[0]
+    case = sitting.cases[0].model_copy(update={"contenders": entries, "rounds": 2})
+    larger = case.model_copy(update={"batch": 8, "gflop": 160.0})
+    machine = sitting.machine.model_copy(update={"usable_cores": 16})
+    update = {"cases": (case, larger), "machine": machine, "load_at_start": 1.4}
+    return Results(device="Some GPU", sittings=(sitting.model_copy(update=update),))

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks.__main__ import best_results
-from benchmarks.cases import BASELINE, Case, cases_of, contenders_for
+from benchmarks.cases import BASELINE, CUDA_BASELINE, Case, cases_of, contenders_for
 
 FULL = [case for case, _ in cases_of("full")]
 
@@ -22,7 +22,24 @@ def test_contenders_have_names_of_their_own_and_a_module(case: Case, device: str
     assert all(find_spec(f"benchmarks.contenders.{contender.adapter}") for contender in contenders)
     if device == "cpu":
         assert (BASELINE in [contender.name for contender in contenders]) == case.is_parnet
+    if device == "cpu" or case.is_parnet:
         assert contenders[0].role == "peak"
+
+
+def test_on_a_gpu_contenders_are_every_backend_and_torch_with_a_graph_and_without() -> None:
+    contenders = contenders_for(FULL[0], "cuda")
+    assert CUDA_BASELINE in [contender.name for contender in contenders]
+    ours = [contender.options for contender in contenders if contender.role == "ours"]
+    assert {(entry["backend"], entry["streams"], entry["graphs"]) for entry in ours} == set(
+        product(
+            ("tensorrt", "onnxruntime-cuda", "torch"),
+            ("whole", "one stream", "three streams"),
+            ("no graph", "graph"),
+        )
+    )
+    # Requests take a millisecond there.
+    (on_gpu,), (here,) = ({effort for _, effort in cases_of("tiny", device=device)} for device in ("cuda", "cpu"))
+    assert on_gpu.least_requests > here.least_requests
 
 
 def test_every_size_of_every_network_is_measured_the_telling_ones_first() -> None:

@@ -98,3 +98,28 @@ def test_what_is_measured_again_takes_the_place_of_what_was(
     again = earlier.sittings[0].model_copy(update={"created": "2026-03-04T00:00:00+00:00"})
     assert with_sitting(earlier, "cpu", again).sittings == (again,)
     assert with_sitting(None, "cpu", again).sittings == (again,)
+
+
+def test_on_a_gpu_the_best_in_float16_is_compared_with_eager_in_a_graph(gpu_results: Results, tmp_path: Path) -> None:
+    lines = page_of(tmp_path, gpu_results).splitlines()
+    assert "## Some GPU, Some CPU" in lines
+    assert any("2 rounds in turn. A float16 matrix product reached 500000 GFLOP/s" in line for line in lines)
+    assert any("| on the device, ms | against eager, channels_last, graph |" in line for line in lines)
+    (ours,) = (line for line in lines if line.startswith("| **parnet-deploy, torch, three streams, graph**"))
+    assert ours.startswith(
+        "| **parnet-deploy, torch, three streams, graph** (fp16) | 0.850 (0.800 to 0.900) |  | 1.42 "
+    )
+    (eager,) = (line for line in lines if line.startswith("| CUDA eager"))
+    assert "(fp16) | 1.20 (1.20 to 1.20) | 1.13 | 1 | 16667 | 3% |" in eager
+    assert any(line.startswith("| parnet_l, 224 px, batch 8 | 1.20 (CUDA eager, fused") for line in lines)
+    # A load of 1.4 is little for 16 cores, and one point is no picture.
+    assert not any("quiet machine" in line or "table 2" in line for line in lines)
+
+
+def test_without_its_baseline_nothing_is_compared(gpu_results: Results, tmp_path: Path) -> None:
+    sitting = gpu_results.sittings[0]
+    case = sitting.cases[0].model_copy(update={"contenders": sitting.cases[0].contenders[:2]})
+    alone = gpu_results.model_copy(update={"sittings": (sitting.model_copy(update={"cases": (case,)}),)})
+    lines = page_of(tmp_path, alone).splitlines()
+    assert not any("against" in line for line in lines if line.startswith("| contender"))
+    assert any(line.startswith("| **parnet-deploy, torch, three streams, graph** (fp16) | 0.850 ") for line in lines)
