@@ -74,10 +74,10 @@ class CudaPipeline:
     Serves one request at a time; `view` and `run` may be called from any thread. Everything is allocated when it is
     made, except what `view` needs for tensors that do not pass through the host.
 
-    With `graphs` the first two requests of a batch size are enqueued piece by piece, and then captured into CUDA graphs,
-    which the next are launched as: engines set themselves up in the first, and may do so again when the batch size has
-    changed in between, which cannot be captured. ONNX Runtime's convolutions do. Profiled requests are enqueued piece
-    by piece. In the mode `auto` so are all requests that cannot be captured; a warning says why.
+    With `graphs` the first two requests of a batch size are enqueued piece by piece, and then captured into CUDA
+    graphs, which the next are launched as: engines set themselves up in the first, and may do so again when the batch
+    size has changed in between, which cannot be captured. ONNX Runtime's convolutions do. Profiled requests are
+    enqueued piece by piece. In the mode `auto` so are all requests that cannot be captured; a warning says why.
     """
 
     def __init__(
