@@ -54,9 +54,9 @@ class Job:
 class Opened:
     """A contender that is ready.
 
-    `infer` answers images with logits, from the host's memory to the host's memory. `time_ms`, where a device has a
-    rest before each that does not count, times one instead. `device_ms` is a request by the device's own clock, and
-    `details` go into the record.
+    `infer` answers images with logits, from the host's memory to the host's memory. `time_ms`, where something comes
+    before each request that does not count, such as emptying a cache, does that and times one in milliseconds.
+    `device_ms` is a request by the device's own clock. `details` go into the record.
     """
 
     infer: Callable[[Images], NDArray[Any]]

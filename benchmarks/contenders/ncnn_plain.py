@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import subprocess
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from benchmarks.contenders.base import CannotRunError, Images, Job, Opened
+
+
+def _single(job: Job) -> Job:
+    """Return the job of one image, which is what ncnn takes at a time; for batches in a folder of its own."""
+    if job.case.batch == 1:
+        return job
+    return replace(job, case=replace(job.case, batch=1), folder=job.folder / "single")
 
 
 def _model(job: Job) -> Path:
@@ -23,6 +31,8 @@ def prepare(job: Job) -> None:
     program = job.tools / "pnnx" / "pnnx" / "pnnx"
     if not program.is_file():
         raise CannotRunError("pnnx is not there: make pnnx")
+    job = _single(job)
+    job.folder.mkdir(exist_ok=True)
     export_plain(job)
     model = _model(job)
     if model.exists():
@@ -50,7 +60,7 @@ def open_contender(job: Job) -> Opened:
     if job.option("precision") != "default":
         for name in ("fp16_packed", "fp16_storage", "fp16_arithmetic", "bf16_storage"):
             setattr(net.opt, f"use_{name}", False)
-    model = _model(job)
+    model = _model(_single(job))
     if net.load_param(str(model)) or net.load_model(str(model.with_suffix(".bin"))):
         raise CannotRunError("ncnn cannot load what pnnx wrote")
 

@@ -12,6 +12,7 @@ import sys
 import time
 import traceback
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -82,7 +83,10 @@ def run_case(case: Case, originals: Originals, folder: Path) -> Result:
     finally:
         if isinstance(case.fault, SmallDisk):
             subprocess.run(["umount", str(inside)], check=False)
-        shutil.rmtree(folder)
+        # A worker that an interrupt has ended a moment ago may still be removing files of its own.
+        while folder.exists():
+            with suppress(FileNotFoundError):
+                shutil.rmtree(folder)
 
 
 def _result(case: Case, outcome: Outcome, verdict: Verdict) -> Result:

@@ -84,6 +84,7 @@ def _table(result: Soak, threads: int) -> Table:
         "requests refused": f"{result.refused:,}",
         "answers that differed": f"{result.wrong:,}",
         "memory": f"{_mib(result.before.rss_bytes)}, {_mib(start)} after warm-up, {_mib(result.curve[-1])} at the end",
+        "with what is kept free": f"{_mib(result.most_kept_bytes)} at most",
         "growth after warm-up": f"{result.growth:+.2%}",
         "threads": f"{result.before.threads} before, {result.most_threads} at most, {result.after.threads} after",
         "open files": f"{result.before.files} before, {result.after.files} after",

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
+from functools import cache
 from itertools import count as counting
 from pathlib import Path
 from threading import Lock
@@ -30,7 +32,7 @@ PATIENCE_S = 30.0
 
 @dataclass(frozen=True)
 class Held:
-    """What a process holds: resident memory, threads and open files."""
+    """What a process holds: resident memory that is in use, threads and open files."""
 
     rss_bytes: int
     threads: int
@@ -39,7 +41,10 @@ class Held:
 
 @dataclass
 class Soak:
-    """Counts of a soak; `curve` is the memory after each hundredth of the inferences."""
+    """Counts of a soak; `curve` is the memory after each hundredth of the inferences.
+
+    `most_kept_bytes` is the most memory that was resident with what the allocator keeps free for its threads.
+    """
 
     before: Held
     after: Held
@@ -48,6 +53,7 @@ class Soak:
     refused: int = 0
     wrong: int = 0
     most_threads: int = 0
+    most_kept_bytes: int = 0
     seconds: float = 0.0
     curve: list[int] = field(default_factory=list)
 
@@ -60,11 +66,23 @@ class Soak:
         return sum(self.curve[-tenth:]) / tenth / first - 1
 
 
+def resident_bytes() -> int:
+    """Read from /proc how much memory of this process is resident."""
+    return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+
+@cache
+def _trim() -> Callable[[int], int]:
+    """Return the C library's function that gives free memory back to the system; one that has none keeps it."""
+    found: Callable[[int], int] = getattr(ctypes.CDLL(None), "malloc_trim", lambda _: 0)
+    return found
+
+
 def held() -> Held:
-    """Read what this process holds from /proc."""
-    pages = int(Path("/proc/self/statm").read_text().split()[1])
+    """Read what this process holds, without what its allocator keeps free: how much that is depends on timing."""
+    _trim()(0)
     descriptors = len(os.listdir("/proc/self/fd"))
-    return Held(pages * os.sysconf("SC_PAGE_SIZE"), len(os.listdir("/proc/self/task")), descriptors)
+    return Held(resident_bytes(), len(os.listdir("/proc/self/task")), descriptors)
 
 
 def held_when_settled(like: Held) -> Held:
@@ -159,6 +177,7 @@ class _Asker:
         result.refused += was_refused
         result.wrong += not is_right
         if result.inferences % self.every == 0:
+            result.most_kept_bytes = max(result.most_kept_bytes, resident_bytes())
             now = held()
             result.curve.append(now.rss_bytes)
             result.most_threads = max(result.most_threads, now.threads)
