@@ -7,7 +7,7 @@ half precision a rounding goes with it. What others read as well is left as it i
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, fx
@@ -16,14 +16,16 @@ from torch.nn import functional as F
 _Function = Callable[..., Tensor]
 
 
-def fuse_elementwise(graph: fx.Graph) -> None:
+def fuse_elementwise(module: fx.GraphModule) -> None:
     """Write x * sigmoid(x) as silu(x), and a * b + c as addcmul(c, a, b)."""
+    graph = module.graph
     for node in list(graph.nodes):
         if node.target is torch.mul:
             _fuse_silu(graph, node)
     for node in list(graph.nodes):
         if node.target is torch.add:
             _fuse_addcmul(graph, node)
+    module.recompile()
 
 
 def _fuse_silu(graph: fx.Graph, product: fx.Node) -> None:
@@ -41,8 +43,8 @@ def _fuse_addcmul(graph: fx.Graph, total: fx.Node) -> None:
 
 
 def _both_orders(node: fx.Node) -> list[tuple[fx.Node, fx.Node]]:
-    """Return the operands of a call of two, which translation has made: nodes, never numbers."""
-    first, second = node.all_input_nodes if len(node.all_input_nodes) == 2 else node.all_input_nodes * 2
+    """Return the two operands of a call, which are nodes and never numbers where a file was translated."""
+    first, second = cast(tuple[fx.Node, fx.Node], node.args)
     return [(first, second), (second, first)]
 
 

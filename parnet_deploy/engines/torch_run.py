@@ -37,8 +37,7 @@ def load_graph(path: Path, spec: StageSpec, again: str) -> TorchGraph:
         _check_tensors(graph.outputs, spec.outputs, spec)
     except EngineError as error:
         raise EngineError(f"torch cannot load stage {spec.name!r}: {error.what}", where=path, remedy=again) from error
-    fuse_elementwise(graph.module.graph)
-    graph.module.recompile()
+    fuse_elementwise(graph.module)
     graph.module.to(memory_format=torch.channels_last)
     return graph
 

@@ -20,9 +20,8 @@ Chain = Callable[..., Tensor | tuple[Tensor, ...]]
 
 def fused(chain: Chain) -> fx.GraphModule:
     module = fx.symbolic_trace(chain)
-    fuse_elementwise(module.graph)
+    fuse_elementwise(module)
     module.graph.lint()
-    module.recompile()
     return module
 
 
