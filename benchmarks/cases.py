@@ -93,15 +93,23 @@ _PEERS = (
     ),
 )
 
-_OURS = tuple(
+_OURS = (
+    *(
+        Contender(
+            f"parnet-deploy, {backend}, {'whole' if partition == 'whole' else 'split'}",
+            "plan",
+            "ours",
+            {"backend": backend, "partition": partition},
+        )
+        for backend in ("onnxruntime", "openvino", "ncnn")
+        for partition in ("whole", "streams")
+    ),
     Contender(
-        f"parnet-deploy, {backend}, {'whole' if partition == 'whole' else 'split'}",
+        "parnet-deploy, ncnn, whole, more memory",
         "plan",
         "ours",
-        {"backend": backend, "partition": partition},
-    )
-    for backend in ("onnxruntime", "openvino", "ncnn")
-    for partition in ("whole", "streams")
+        {"backend": "ncnn", "partition": "whole", "memory_factor": "4"},
+    ),
 )
 
 _FOR_RESNETS = (

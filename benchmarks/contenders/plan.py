@@ -10,7 +10,9 @@ from parnet_deploy.errors import MissingDependencyError
 
 def _plan(job: Job) -> Path:
     given = job.option("folder")
-    return Path(given) if given else job.folder / f"plan-{job.option('backend')}-{job.option('partition')}"
+    if given:
+        return Path(given)
+    return job.folder / "-".join(["plan", *(job.contender.options.values())])
 
 
 def prepare_bundle(job: Job, *, partition: str, precision: str = "fp32") -> Path:
@@ -44,11 +46,18 @@ def prepare_bundle(job: Job, *, partition: str, precision: str = "fp32") -> Path
 def prepare(job: Job) -> None:
     """Build the plan; of a plan that is given there is nothing to do."""
     from parnet_deploy.engines import build_plan
+    from parnet_deploy.engines.options import BuildOptions
 
     if _plan(job).exists():
         return
     try:
-        build_plan(prepare_bundle(job, partition=job.option("partition")), _plan(job), backend=job.option("backend"))
+        factor = job.option("memory_factor")
+        build_plan(
+            prepare_bundle(job, partition=job.option("partition")),
+            _plan(job),
+            backend=job.option("backend"),
+            options=BuildOptions(memory_factor=float(factor) if factor else None),
+        )
     except MissingDependencyError as error:
         raise CannotRunError(error.what) from error
 

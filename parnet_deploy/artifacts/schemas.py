@@ -380,7 +380,7 @@ class Plan(Graph):
     kind: Literal["plan"] = "plan"
     backend: str
     backend_version: str
-    build_options: dict[str, str | int | bool] = {}
+    build_options: dict[str, str | int | float | bool] = {}
     devices: Annotated[tuple[DeviceRecord, ...], Field(min_length=1)]
     stages: Annotated[tuple[Stage, ...], Field(min_length=1)]
     engines: tuple[EngineRecord, ...]

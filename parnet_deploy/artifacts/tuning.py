@@ -22,11 +22,13 @@ class TuningLimits(Frozen):
     """What was asked for: the budget of time, what is best, and what a choice must keep.
 
     `max_drop` is in percentage points of top-1 accuracy on `data`, against the finest precision that was given.
+    `max_memory_mib` is the largest resident size of a process that runs the plan.
     """
 
     objective: Objective = "latency"
     budget_s: Annotated[float, Field(gt=0, allow_inf_nan=False)]
     max_latency_ms: PositiveMs | None = None
+    max_memory_mib: PositiveMs | None = None
     max_drop: Annotated[float, Field(ge=0)] | None = None
     data: str | None = None
 
@@ -51,6 +53,7 @@ class Tried(Frozen):
     bundle: str
     backend: str
     arrangement: str
+    memory_factor: float | None = None
     is_split: bool
     status: Status
     note: str = ""

@@ -58,6 +58,13 @@ def build(
         typer.Option(metavar="FILE", help='Where stages run: {"STAGE": "cuda:0/0"}, or what `plan --json` printed.'),
     ] = None,
     tf32: Annotated[bool, typer.Option("--tf32", help="Let GPUs round float32 to TF32.")] = False,
+    memory_factor: Annotated[
+        float | None,
+        typer.Option(
+            metavar="TIMES",
+            help="ncnn: memory of loaded weights in times of their file, 1 to 4; more is faster. Default: 1.65.",
+        ),
+    ] = None,
     compute_capability: Annotated[
         str | None,
         typer.Option(
@@ -123,6 +130,7 @@ def build(
         devices=None if devices is None else parse_devices(devices),
         placement=None if placement is None else read_placement(placement, open_bundle(bundle).manifest.partition),
         tf32=tf32,
+        memory_factor=memory_factor,
         tensorrt=TensorRTOptions(
             flavour=None if trt_flavour is None else trt_flavour.value,
             compute_capabilities=() if compute_capability is None else parse_compute_capabilities(compute_capability),

@@ -49,6 +49,12 @@ def tune(
     max_drop: Annotated[
         float | None, typer.Option(min=0, metavar="POINTS", help="Top-1 accuracy that may be lost; needs --data.")
     ] = None,
+    max_memory: Annotated[
+        float | None,
+        typer.Option(
+            min=1, metavar="MIB", help="Resident memory of a process that runs the plan; ncnn may then use it all."
+        ),
+    ] = None,
     data: Annotated[
         str | None,
         typer.Option(metavar="digits|FOLDER", help="Labelled images to compare precisions on.", show_default=False),
@@ -87,7 +93,12 @@ def tune(
         raise EngineError("--max-drop needs labelled images", remedy="pass --data digits or an image folder")
     options = TuneOptions(
         limits=TuningLimits(
-            objective=objective.value, budget_s=budget, max_latency_ms=max_latency, max_drop=max_drop, data=data
+            objective=objective.value,
+            budget_s=budget,
+            max_latency_ms=max_latency,
+            max_memory_mib=max_memory,
+            max_drop=max_drop,
+            data=data,
         ),
         backends=tuple(dict.fromkeys(backend)) if backend else None,
         cache_dir=None if no_cache else cache or default_cache_dir(),

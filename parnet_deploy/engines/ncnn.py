@@ -24,7 +24,8 @@ from parnet_deploy.artifacts.schemas import DeviceRecord, Lane
 from parnet_deploy.engines.base import Array, Report, StageSpec, check_binding, cpu_only
 from parnet_deploy.engines.cpu import cpu_record
 from parnet_deploy.engines.ncnn_model import convert_to_ncnn
-from parnet_deploy.engines.options import BuildOptions, refuse_gpu_options
+from parnet_deploy.engines.ncnn_winograd import MEMORY_FACTOR
+from parnet_deploy.engines.options import BuildOptions
 from parnet_deploy.errors import BUILD_AGAIN, EngineError
 from parnet_deploy.planning.placement import device_lanes
 
@@ -81,7 +82,7 @@ class NcnnEngine:
         # Precision is the bundle's; without this, ncnn stores weights in 16 bits where the processor can.
         for name in ("fp16_packed", "fp16_storage", "fp16_arithmetic", "bf16_storage"):
             setattr(options, f"use_{name}", False)
-        # F(6,3) rounds several times worse than F(4,3) and is no faster on these networks.
+        # F(6,3) rounds several times worse than F(4,3); ncnn itself takes it for 32 channels and fewer only.
         options.use_winograd63_convolution = False
         if self.net.load_param_mem(read_text(engine_path)) != 0:
             raise EngineError(
@@ -129,8 +130,9 @@ class NcnnBackend:
     suffix = ".ncnn"
 
     def __init__(self, options: BuildOptions | None = None) -> None:
-        """Raise `EngineError` for options that only GPUs know."""
-        refuse_gpu_options(options or BuildOptions(), self.name)
+        """Take the memory factor."""
+        options = options or BuildOptions()
+        self._memory_factor = MEMORY_FACTOR if options.memory_factor is None else options.memory_factor
 
     def version(self) -> str:
         """Return ncnn's version."""
@@ -166,7 +168,7 @@ class NcnnBackend:
                     f"stage {spec.name!r}: {name!r} is {tensor.dtype}, and backend 'ncnn' takes float32 bundles",
                     remedy="export with --precision fp32, or choose another backend",
                 )
-        model = convert_to_ncnn(onnx_path)
+        model = convert_to_ncnn(onnx_path, self._memory_factor)
         text = model.param.encode()
         engine_path.write_bytes(model.weights + text + _FOOTER.pack(len(text), _MARK))
         kinds = re.findall(r"^([A-Z]\w+) ", model.param, re.MULTILINE)

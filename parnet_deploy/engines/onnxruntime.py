@@ -20,7 +20,7 @@ import onnxruntime
 from parnet_deploy.artifacts.schemas import DeviceRecord, Lane, TensorSpec
 from parnet_deploy.engines.base import FOREIGN_GRAPH, Array, Report, StageSpec, check_binding, cpu_only, weights_path
 from parnet_deploy.engines.cpu import cpu_record, usable_cores
-from parnet_deploy.engines.options import BuildOptions, refuse_gpu_options
+from parnet_deploy.engines.options import BuildOptions
 from parnet_deploy.errors import BUILD_AGAIN, EXPORT_AGAIN, EngineError
 from parnet_deploy.planning.placement import device_lanes
 
@@ -175,8 +175,7 @@ class OnnxRuntimeBackend:
     suffix = ".onnx"
 
     def __init__(self, options: BuildOptions | None = None) -> None:
-        """Raise `EngineError` for options that only GPUs know."""
-        refuse_gpu_options(options or BuildOptions(), self.name)
+        """Take the options of any backend: there is nothing to set."""
 
     def version(self) -> str:
         """Return ONNX Runtime's version."""

@@ -27,7 +27,7 @@ from parnet_deploy.artifacts.schemas import DeviceRecord, Lane
 from parnet_deploy.engines.base import Report, StageSpec
 from parnet_deploy.engines.gpus import DEVICE_SETUP, current_gpu, device_ordinal, gpu_lanes, gpu_records
 from parnet_deploy.engines.onnxruntime import failure, open_session, quiet_run_options
-from parnet_deploy.engines.options import BuildOptions, refuse_tensorrt_options
+from parnet_deploy.engines.options import BuildOptions
 from parnet_deploy.errors import BUILD_AGAIN, EXPORT_AGAIN, MissingDependencyError
 
 _PROVIDER = "CUDAExecutionProvider"
@@ -169,11 +169,9 @@ class OnnxRuntimeCudaBackend:
         """Load the provider's libraries.
 
         Raises:
-            EngineError: options that only TensorRT knows.
             MissingDependencyError: the ONNX Runtime that is installed is the one for processors.
         """
         self._options = options or BuildOptions()
-        refuse_tensorrt_options(self._options, self.name)
         if _PROVIDER not in onnxruntime.get_available_providers():
             raise MissingDependencyError(
                 f"the ONNX Runtime that is installed ({self.version()}) has no CUDA provider", remedy=_INSTALL

@@ -21,7 +21,7 @@ from parnet_deploy.artifacts.schemas import DeviceRecord, Lane
 from parnet_deploy.engines.base import FOREIGN_GRAPH, Array, Report, StageSpec, check_binding, cpu_only
 from parnet_deploy.engines.cpu import cpu_record
 from parnet_deploy.engines.mapped import MappedFile
-from parnet_deploy.engines.options import BuildOptions, refuse_gpu_options
+from parnet_deploy.engines.options import BuildOptions
 from parnet_deploy.errors import BUILD_AGAIN, EngineError
 from parnet_deploy.planning.placement import device_lanes
 
@@ -98,9 +98,9 @@ class OpenVinoBackend:
     name = "openvino"
     suffix = ".blob"
 
-    def __init__(self, options: BuildOptions | None = None) -> None:
-        """Raise `EngineError` for options that only GPUs know."""
-        refuse_gpu_options(options or BuildOptions(), self.name)
+    def __init__(self, options: BuildOptions | None = None) -> None:  # noqa: ARG002
+        """Take the options of any backend: there is nothing to set."""
+
         self._core = openvino.Core()
 
     def version(self) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Literal
 
@@ -52,18 +52,30 @@ class TensorRTOptions:
 _DEFAULTS = TensorRTOptions()
 
 
+_ON_GPUS = ("tensorrt", "onnxruntime-cuda", "torch")
+# What an option is called, and the backends that take it; a placement any does.
+_TAKERS: Mapping[str, tuple[str, tuple[str, ...]]] = {
+    "devices": ("devices", _ON_GPUS),
+    "tf32": ("TF32", _ON_GPUS),
+    "memory_factor": ("memory factor", ("ncnn",)),
+    "tensorrt": ("TensorRT options", ("tensorrt",)),
+}
+
+
 @dataclass(frozen=True)
 class BuildOptions:
     """Where a plan shall run and how its engines are built.
 
     `devices` are the GPUs' numbers, one lane on each; by default all stages are on the first, a stream each.
     `placement` says for each stage where it runs, instead. `tf32` lets GPUs round the inputs of float32 convolutions
-    and products to 10 bits of mantissa: off, because precision is the bundle's.
+    and products to 10 bits of mantissa: off, because precision is the bundle's. `memory_factor` is ncnn's: how many
+    times the size of a stage's file its weights may take once they are loaded, from 1 to 4; more is faster.
     """
 
     devices: tuple[int, ...] | None = None
     placement: Mapping[str, Lane] | None = None
     tf32: bool = False
+    memory_factor: float | None = None
     tensorrt: TensorRTOptions = field(default_factory=TensorRTOptions)
 
     def __post_init__(self) -> None:
@@ -71,10 +83,20 @@ class BuildOptions:
             raise EngineError(f"devices {list(self.devices)} are not a choice", remedy="name each device once")
         if self.devices is not None and self.placement is not None:
             raise EngineError("a placement names its devices itself", remedy="pass --devices or --placement")
+        if self.memory_factor is not None and not 1 <= self.memory_factor <= 4:
+            raise EngineError(
+                f"no memory factor {self.memory_factor:g}", remedy="1 to 4; 4 is Winograd's F(4,3) everywhere"
+            )
 
-    def as_record(self) -> dict[str, str | int | bool]:
+    def as_record(self) -> dict[str, str | int | float | bool]:
         """Return what an engine depends on beside the version and the device, where it differs from the defaults."""
-        return {**({"tf32": True} if self.tf32 else {}), **self.tensorrt.as_record()}
+        own: dict[str, str | int | float | bool] = {"tf32": True} if self.tf32 else {}
+        if self.memory_factor is not None:
+            own["memory_factor"] = self.memory_factor
+        return {**own, **self.tensorrt.as_record()}
+
+
+_NOTHING_ASKED = BuildOptions()
 
 
 def options_of_plan(plan: Plan) -> BuildOptions:
@@ -119,18 +141,11 @@ def parse_devices(text: str) -> tuple[int, ...]:
     return tuple(int(part) for part in parts)
 
 
-def refuse_gpu_options(options: BuildOptions, backend: str) -> None:
-    """Raise `EngineError` if a backend of the processor is given options that only GPUs know."""
-    if replace(options, placement=None) != BuildOptions():
-        raise EngineError(
-            f"backend {backend!r} runs on the cpu: it takes no devices, no TF32 and no TensorRT options",
-            remedy="pass a backend of GPUs (tensorrt, onnxruntime-cuda, torch), or leave them out",
-        )
-
-
-def refuse_tensorrt_options(options: BuildOptions, backend: str) -> None:
-    """Raise `EngineError` if another backend of GPUs is given options that only TensorRT knows."""
-    if options.tensorrt != TensorRTOptions():
-        raise EngineError(
-            f"backend {backend!r} takes no TensorRT options", remedy="pass --backend tensorrt, or leave them out"
-        )
+def check_options(options: BuildOptions, backend: str) -> None:
+    """Raise `EngineError` for an option that is set and that a backend does not take."""
+    for name, (title, takers) in _TAKERS.items():
+        if getattr(options, name) != getattr(_NOTHING_ASKED, name) and backend not in takers:
+            raise EngineError(
+                f"backend {backend!r} takes no {title}",
+                remedy=f"pass --backend {' or '.join(takers)}, or leave that out",
+            )

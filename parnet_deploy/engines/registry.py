@@ -7,7 +7,7 @@ from types import ModuleType
 from typing import NamedTuple, cast
 
 from parnet_deploy.engines.base import Backend
-from parnet_deploy.engines.options import BuildOptions
+from parnet_deploy.engines.options import BuildOptions, check_options
 from parnet_deploy.errors import EngineError, MissingDependencyError
 
 
@@ -42,7 +42,9 @@ def get_backend(name: str, options: BuildOptions | None = None) -> Backend:
         EngineError: no backend of that name, or options that are not for it.
         MissingDependencyError: the backend's package is not installed.
     """
-    return cast(Backend, getattr(import_backend(name), _BACKENDS[name].backend)(options))
+    module = import_backend(name)
+    check_options(options or BuildOptions(), name)
+    return cast(Backend, getattr(module, _BACKENDS[name].backend)(options))
 
 
 def import_backend(name: str) -> ModuleType:

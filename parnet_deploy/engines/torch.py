@@ -17,7 +17,7 @@ from parnet_deploy.artifacts.schemas import DeviceRecord, Lane
 from parnet_deploy.engines.base import FOREIGN_GRAPH, Report, StageSpec
 from parnet_deploy.engines.cpu import cpu_record
 from parnet_deploy.engines.gpus import gpu_lanes, gpu_records, list_gpus
-from parnet_deploy.engines.options import BuildOptions, refuse_tensorrt_options
+from parnet_deploy.engines.options import BuildOptions
 from parnet_deploy.engines.torch_run import TorchDeviceEngine, TorchEngine, load_graph
 from parnet_deploy.errors import EngineError
 from parnet_deploy.planning.placement import device_lanes
@@ -32,9 +32,8 @@ class TorchBackend:
     suffix = ".onnx"
 
     def __init__(self, options: BuildOptions | None = None) -> None:
-        """Raise `EngineError` for options that only TensorRT knows."""
+        """Take devices and whether TF32 is on."""
         self._options = options or BuildOptions()
-        refuse_tensorrt_options(self._options, self.name)
 
     def version(self) -> str:
         """Return torch's version, with what it was built for: `2.14.1+cu130`."""

@@ -34,11 +34,12 @@ class BundleTraits:
 
 @dataclass(frozen=True)
 class BackendTraits:
-    """What a backend's candidates depend on: whether stages can run at the same time, and where."""
+    """What a backend's candidates depend on: whether stages can run at the same time, where, and how they are built."""
 
     name: str
     has_lanes: bool = True
     on_gpu: bool = False
+    memory_factor: float | None = None
 
 
 @dataclass(frozen=True)
@@ -49,6 +50,7 @@ class Candidate:
     backend: str
     arrangement: Arrangement
     on_gpu: bool = False
+    memory_factor: float | None = None
 
     @property
     def is_split(self) -> bool:
@@ -61,7 +63,8 @@ class Candidate:
         arrangement = self.arrangement.order if self.on_gpu else str(self.arrangement)
         if self.bundle.stages == 1:
             arrangement = "" if self.on_gpu else arrangement.removeprefix(f"{self.arrangement.order}, ")
-        return ", ".join(part for part in (self.bundle.label, self.backend, arrangement) if part)
+        backend = self.backend if self.memory_factor is None else f"{self.backend} x{self.memory_factor:g}"
+        return ", ".join(part for part in (self.bundle.label, backend, arrangement) if part)
 
 
 def candidates_of(
@@ -69,7 +72,7 @@ def candidates_of(
 ) -> tuple[Candidate, ...]:
     """Return every candidate, the plain ones first: all cores, one stage after another, nothing pinned."""
     found = [
-        Candidate(bundle, backend.name, arrangement, backend.on_gpu)
+        Candidate(bundle, backend.name, arrangement, backend.on_gpu, backend.memory_factor)
         for bundle in bundles
         for backend in backends
         for arrangement in _arrangements(bundle, backend, cores)

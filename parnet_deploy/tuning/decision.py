@@ -12,6 +12,8 @@ from parnet_deploy.bench.statistics import finding_of
 from parnet_deploy.errors import CheckFailedError, InferenceError
 from parnet_deploy.tuning.halving import MARGIN, Trial
 
+_MIB = 2**20
+
 
 @dataclass(frozen=True)
 class Decision:
@@ -30,32 +32,34 @@ def score_of(trial: Trial, limits: TuningLimits) -> float:
 
 
 def race_score(trial: Trial, limits: TuningLimits) -> float:
-    """Return the score by which candidates stay in the race: infinite for those that are clearly over the budget."""
+    """Return the score by which candidates stay in the race: infinite for those that are clearly over a budget."""
     if limits.max_latency_ms is not None and trial.latency_ms > (1 + MARGIN) * limits.max_latency_ms:
+        return math.inf
+    if _excess_bytes(trial, limits):
         return math.inf
     return score_of(trial, limits)
 
 
 def decide(trials: Sequence[Trial], limits: TuningLimits) -> Decision:
-    """Choose the fastest of those still running that keeps the latency budget.
+    """Choose the fastest of those still running that keep the budgets of latency and memory.
 
     A split is chosen only if it beats the best candidate that is none in every round and beyond the confidence
     interval; else that one is chosen. So the choice is never slower than the best single one.
 
     Raises:
         InferenceError: nothing could be measured.
-        CheckFailedError: nothing keeps the budget.
+        CheckFailedError: nothing keeps the budgets.
     """
     measured = [trial for trial in trials if trial.failure is None and trial.measurements]
     if not measured:
         reasons = sorted({trial.failure for trial in trials if trial.failure is not None})
         raise InferenceError("no candidate could be measured", remedy="; ".join(reasons) or None)
-    running = [trial for trial in measured if trial.is_running and not over_latency(trial, limits)]
+    running = [trial for trial in measured if trial.is_running and not over_budget(trial, limits)]
     if not running:
-        nearest = min(measured, key=lambda trial: trial.latency_ms)
+        # Of those that keep the memory, the fastest; where none does, the smallest.
+        nearest = min(measured, key=lambda trial: (_excess_bytes(trial, limits), trial.latency_ms))
         raise CheckFailedError(
-            f"no candidate keeps {limits.max_latency_ms:g} ms; the fastest, {nearest.candidate.label}, took "
-            f"{nearest.latency_ms:.3g} ms",
+            f"no candidate keeps the budget; of the nearest, {nearest.candidate.label}, {over_budget(nearest, limits)}",
             remedy="allow more, or give bundles of other precisions or batch sizes",
         )
     ranked = sorted(running, key=lambda trial: score_of(trial, limits))
@@ -68,11 +72,18 @@ def decide(trials: Sequence[Trial], limits: TuningLimits) -> Decision:
     return Decision(chosen, single, reason)
 
 
-def over_latency(trial: Trial, limits: TuningLimits) -> str | None:
-    """Return by how much a trial is over the latency budget, if it is."""
+def over_budget(trial: Trial, limits: TuningLimits) -> str | None:
+    """Return by how much a measured trial is over the budget of memory or latency, if it is."""
+    if limits.max_memory_mib is not None and _excess_bytes(trial, limits):
+        return f"{trial.peak_bytes / _MIB:.0f} MiB are over the budget of {limits.max_memory_mib:g} MiB"
     if limits.max_latency_ms is not None and trial.latency_ms > limits.max_latency_ms:
         return f"{trial.latency_ms:.3g} ms are over the budget of {limits.max_latency_ms:g} ms"
     return None
+
+
+def _excess_bytes(trial: Trial, limits: TuningLimits) -> float:
+    most = math.inf if limits.max_memory_mib is None else limits.max_memory_mib * _MIB
+    return max(0.0, trial.peak_bytes - most)
 
 
 def _weigh(ranked: Sequence[Trial], single: Trial, limits: TuningLimits) -> tuple[Trial, str]:

@@ -44,7 +44,7 @@ def find_crossover(
             on_progress(f"crossover: {cores} of {at_hand} cores", 0.0)
             in_turn, side_by_side = Arrangement(cores), Arrangement(cores, "side by side")
             plans = [
-                workshop.arranged(candidate.bundle.label, candidate.backend, arrangement)
+                workshop.arranged(candidate, arrangement)
                 for candidate, arrangement in ((whole, in_turn), (split, side_by_side), (split, in_turn))
             ]
             results = [time_plan(plan, _SECONDS, cores) for plan in plans]

@@ -54,6 +54,11 @@ class Trial:
         return median(self.rounds_ms) if self.measurements else math.inf
 
     @property
+    def peak_bytes(self) -> int:
+        """The largest resident size of a process that ran it; 0 without a turn."""
+        return max((measurement.peak_bytes for measurement in self.measurements), default=0)
+
+    @property
     def is_running(self) -> bool:
         """Whether it is still in the race."""
         return self.failure is None and self.dropped_after is None

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from parnet_deploy.artifacts.folders import OpenBundle, open_bundle
@@ -19,6 +19,9 @@ from parnet_deploy.tuning.cuts import Source, sources_of
 
 # Tried where none is named, as far as they are installed and have a device. Torch is not: it is the authoring side's.
 DEFAULT_BACKENDS = ("onnxruntime", "openvino", "ncnn", "tensorrt", "onnxruntime-cuda")
+# What ncnn is tried with beside its default where a budget says how much memory may be spent: 4 is all that there is to
+# gain, the other fits in more often.
+_MEMORY_FACTORS = (2.25, 4.0)
 
 
 @dataclass(frozen=True)
@@ -50,8 +53,8 @@ class Question:
         return candidates_of(traits, self.backends, len(self.cores))
 
 
-def ask(bundles: Sequence[Path], backends: Sequence[str] | None) -> Question:
-    """Open bundles and look for backends.
+def ask(bundles: Sequence[Path], backends: Sequence[str] | None, *, spend_memory: bool = False) -> Question:
+    """Open bundles and look for backends; with `spend_memory` those that can are also built to take more of it.
 
     Raises:
         ArtifactError: a damaged bundle, or bundles of different networks or inputs.
@@ -61,6 +64,13 @@ def ask(bundles: Sequence[Path], backends: Sequence[str] | None) -> Question:
     opened = dict(zip(labels_of(bundles), (open_bundle(Path(folder)) for folder in bundles), strict=True))
     check_one_network(opened)
     traits, versions = find_backends(backends)
+    if spend_memory:
+        traits += tuple(
+            replace(entry, memory_factor=factor)
+            for entry in traits
+            if entry.name == "ncnn"
+            for factor in _MEMORY_FACTORS
+        )
     return Question(sources_of(opened), traits, versions, describe_machine(), usable_cores())
 
 

@@ -18,7 +18,7 @@ from parnet_deploy.errors import CheckFailedError, ParNetError
 from parnet_deploy.tuning.accuracy import accuracy_refusals, measure_accuracies, race_groups
 from parnet_deploy.tuning.cache import cache_key, read_cached, write_cached
 from parnet_deploy.tuning.candidates import Candidate
-from parnet_deploy.tuning.decision import Decision, decide, over_latency, race_score
+from parnet_deploy.tuning.decision import Decision, decide, over_budget, race_score
 from parnet_deploy.tuning.find_crossover import find_crossover
 from parnet_deploy.tuning.halving import Measure, Measurement, Trial, successive_halving
 from parnet_deploy.tuning.measure import TimePlan, time_in_process
@@ -75,7 +75,7 @@ def tune(
     """
     options = options or TuneOptions()
     refuse_folder(output, force=force, is_ours=holds("plan.json"))
-    question = ask(bundles, options.backends)
+    question = ask(bundles, options.backends, spend_memory=options.limits.max_memory_mib is not None)
     key = cache_key(question, options.limits, with_crossover=options.crossover)
     report = None if options.cache_dir is None else read_cached(options.cache_dir, key)
     is_cached = report is not None
@@ -193,6 +193,7 @@ def _tried(trial: Trial, decision: Decision, limits: TuningLimits, refused: str 
         bundle=candidate.bundle.label,
         backend=candidate.backend,
         arrangement=str(candidate.arrangement),
+        memory_factor=candidate.memory_factor,
         is_split=candidate.is_split,
         status=status,
         note=note,
@@ -200,17 +201,17 @@ def _tried(trial: Trial, decision: Decision, limits: TuningLimits, refused: str 
         latency_ms=trial.latency_ms if is_measured else None,
         images_per_s=1e3 * candidate.bundle.batch / trial.latency_ms if is_measured else None,
         cold_start_ms=min(entry.cold_start_ms for entry in trial.measurements) if is_measured else None,
-        peak_bytes=max(entry.peak_bytes for entry in trial.measurements) if is_measured else None,
+        peak_bytes=trial.peak_bytes or None,
         top1=top1,
     )
 
 
 def _status(trial: Trial, decision: Decision, limits: TuningLimits, refused: str | None) -> tuple[Status, str]:
-    over_budget = refused or (over_latency(trial, limits) if trial.measurements else None)
+    why_not = refused or (over_budget(trial, limits) if trial.measurements else None)
     if trial is decision.chosen:
         return "chosen", ""
-    if over_budget:
-        return "not eligible", over_budget
+    if why_not:
+        return "not eligible", why_not
     if trial.failure is not None:
         return "left out", trial.failure
     if trial.dropped_after is not None:

@@ -13,6 +13,7 @@ from parnet_deploy.artifacts.folders import open_plan
 from parnet_deploy.artifacts.schemas import Plan
 from parnet_deploy.engines.build import build_plan
 from parnet_deploy.engines.cpu import usable_cores
+from parnet_deploy.engines.options import BuildOptions
 from parnet_deploy.errors import EngineError, ParNetError
 from parnet_deploy.planning.arrangement import Arrangement, arrange
 from parnet_deploy.tuning.candidates import Candidate
@@ -26,23 +27,26 @@ class Workshop:
     folder: Path
     sources: Mapping[str, Source]
     on_build: Callable[[str], None] = lambda _: None
-    _failures: dict[tuple[str, str], ParNetError] = field(default_factory=dict)
+    _failures: dict[Path, ParNetError] = field(default_factory=dict)
 
-    def built(self, bundle: str, backend: str) -> Path:
-        """Return the plan of a bundle by a backend, as it is built by default.
+    def _built(self, candidate: Candidate) -> Path:
+        """Return the plan of a candidate's bundle by its backend, arranged as it is by default.
 
         Raises:
             ParNetError: the backend cannot build it; asked again, the same error.
         """
-        place = self.folder / "built" / backend / self._name(bundle)
-        if (bundle, backend) in self._failures:
-            raise self._failures[bundle, backend]
+        bundle, backend = candidate.bundle.label, candidate.backend
+        variant = "" if candidate.memory_factor is None else f"-x{candidate.memory_factor:g}"
+        place = self.folder / "built" / f"{backend}{variant}" / self._name(bundle)
+        if place in self._failures:
+            raise self._failures[place]
         if not place.exists():
             self.on_build(f"{bundle}, {backend}")
+            options = BuildOptions(memory_factor=candidate.memory_factor)
             try:
-                build_plan(self._bundle_folder(bundle), place, backend=backend)
+                build_plan(self._bundle_folder(bundle), place, backend=backend, options=options)
             except ParNetError as error:
-                self._failures[bundle, backend] = error
+                self._failures[place] = error
                 raise
         return place
 
@@ -61,11 +65,11 @@ class Workshop:
 
     def plan_of(self, candidate: Candidate) -> Path:
         """Return a candidate's plan; raise `ParNetError` if it cannot be built."""
-        return self.arranged(candidate.bundle.label, candidate.backend, candidate.arrangement)
+        return self.arranged(candidate, candidate.arrangement)
 
-    def arranged(self, bundle: str, backend: str, arrangement: Arrangement) -> Path:
-        """Return a plan in an arrangement, whose files are links to the built one's."""
-        built = self.built(bundle, backend)
+    def arranged(self, candidate: Candidate, arrangement: Arrangement) -> Path:
+        """Return a candidate's plan in another arrangement, whose files are links to the built one's."""
+        built = self._built(candidate)
         name = "".join(letter if letter.isalnum() else "-" for letter in str(arrangement))
         place = built.with_name(f"{built.name}-{name}")
         if not place.exists():

@@ -36,7 +36,10 @@ def test_a_plan_of_torch_is_within_the_tolerance(cli, pipeline, tmp_path: Path, 
         (("torch", "--devices", "0"), "no GPU here"),
         (("torch", "--tf32"), "only GPUs have TF32"),
         (("torch", "--refit"), "takes no TensorRT options"),
-        (("onnxruntime", "--tf32"), "takes no devices, no TF32 and no TensorRT options"),
+        (("onnxruntime", "--tf32"), "backend 'onnxruntime' takes no TF32"),
+        (("ncnn", "--tf32"), "remedy: pass --backend tensorrt or onnxruntime-cuda or torch, or leave that out"),
+        (("onnxruntime", "--memory-factor", "2"), "takes no memory factor"),
+        (("ncnn", "--memory-factor", "0.5"), "no memory factor 0.5"),
         (("onnxruntime-cuda", "--refit"), "takes no TensorRT options"),
         pytest.param(
             ("onnxruntime-cuda",),
@@ -51,6 +54,23 @@ def test_what_does_not_go_together_is_refused(cli, pipeline, tmp_path: Path, arg
     assert message in built.stderr
     assert "Traceback" not in built.stderr
     assert not (tmp_path / "plan").exists()
+
+
+def test_ncnn_takes_as_much_memory_as_it_is_told(cli, pipeline, tmp_path: Path) -> None:
+    """All convolutions of stride 1 are hinted at F(2,3), or none."""
+    from parnet_deploy.engines.ncnn import read_text
+
+    hints = {}
+    for factor in ("1", "4"):
+        plan = tmp_path / factor
+        built = cli("build", pipeline["whole"], "-o", plan, "--backend", "ncnn", "--memory-factor", factor, "--json")
+        assert built.json["build_options"] == {"memory_factor": float(factor)}
+        (engine,) = plan.glob("*.ncnn")
+        hints[factor] = read_text(engine).count("-23330=4,3,6,6,")
+        compared = cli("verify", pipeline["trained"], plan, "--json").json
+        assert max(row["logits"]["relative"] for row in compared["comparisons"]) <= 2e-5
+    assert hints["1"] > 0 == hints["4"]
+    assert "memory_factor 4.0" in cli("inspect", tmp_path / "4").stdout
 
 
 def test_help_names_every_backend(cli) -> None:

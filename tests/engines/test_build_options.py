@@ -10,9 +10,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from parnet_deploy.engines import get_backend
+from parnet_deploy.engines import BACKEND_NAMES, get_backend
 from parnet_deploy.engines.gpus import covers
-from parnet_deploy.engines.options import BuildOptions, TensorRTOptions, parse_compute_capabilities, parse_devices
+from parnet_deploy.engines.options import (
+    BuildOptions,
+    TensorRTOptions,
+    check_options,
+    parse_compute_capabilities,
+    parse_devices,
+)
 from parnet_deploy.engines.tensorrt_flavour import load_tensorrt
 from parnet_deploy.errors import EngineError, MissingDependencyError
 
@@ -50,21 +56,42 @@ def test_settings_out_of_range_are_refused() -> None:
         TensorRTOptions(optimization_level=6)
     with pytest.raises(EngineError, match="0 bytes"):
         TensorRTOptions(workspace_bytes=0)
+    for factor in (0.99, 4.01, float("nan")):
+        with pytest.raises(EngineError, match=f"no memory factor {factor}"):
+            BuildOptions(memory_factor=factor)
 
 
 def test_the_record_holds_what_an_engine_depends_on(tmp_path: Path) -> None:
     assert TensorRTOptions(flavour="rtx", cache_dir=tmp_path).as_record() == {}
+    assert BuildOptions().as_record() == {}
+    assert BuildOptions(tf32=True, memory_factor=4.0).as_record() == {"tf32": True, "memory_factor": 4.0}
     changed = TensorRTOptions(compute_capabilities=("86", "120"), refit=True, optimization_level=0)
     assert changed.as_record() == {"compute_capabilities": "86,120", "refit": True, "optimization_level": 0}
 
 
-@pytest.mark.parametrize("backend", ["onnxruntime", "null"])
+_GPUS = {"tensorrt", "onnxruntime-cuda", "torch"}
+
+
 @pytest.mark.parametrize(
-    "options", [BuildOptions(devices=(0,)), BuildOptions(tensorrt=TensorRTOptions(detailed_profiling=True))]
+    ("options", "title", "takers"),
+    [
+        (BuildOptions(devices=(0,)), "devices", _GPUS),
+        (BuildOptions(tf32=True), "TF32", _GPUS),
+        (BuildOptions(memory_factor=2.0), "memory factor", {"ncnn"}),
+        (BuildOptions(tensorrt=TensorRTOptions(detailed_profiling=True)), "TensorRT options", {"tensorrt"}),
+        (BuildOptions(placement={}), "placement", set(BACKEND_NAMES)),
+    ],
 )
-def test_backends_of_the_processor_take_no_gpu_options(backend: str, options: BuildOptions) -> None:
-    with pytest.raises(EngineError, match=f"backend '{backend}' runs on the cpu"):
-        get_backend(backend, options)
+def test_an_option_is_for_some_backends(options: BuildOptions, title: str, takers: set[str]) -> None:
+    for backend in BACKEND_NAMES:
+        if backend in takers:
+            check_options(options, backend)
+        else:
+            with pytest.raises(EngineError, match=f"backend '{backend}' takes no {title}"):
+                check_options(options, backend)
+            if backend in ("null", "onnxruntime"):
+                with pytest.raises(EngineError, match=f"backend '{backend}' takes no {title}"):
+                    get_backend(backend, options)
 
 
 @given(built=st.integers(75, 121), found=st.integers(75, 121))

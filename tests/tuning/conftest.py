@@ -28,10 +28,12 @@ def make_candidate() -> Callable[..., Candidate]:
 
 @pytest.fixture(scope="session")
 def make_trial(make_candidate: Callable[..., Candidate]) -> Callable[..., Trial]:
-    """A function (name, milliseconds of each round) that returns a trial which is still running."""
+    """A function (name, milliseconds and MiB of each round) that returns a trial which is still running."""
 
-    def make(name: str, rounds_ms: Sequence[float], **kwargs: object) -> Trial:
-        return Trial(make_candidate(name, **kwargs), [Measurement(ms) for ms in rounds_ms])
+    def make(name: str, rounds_ms: Sequence[float], peaks_mib: Sequence[int] = (), **kwargs: object) -> Trial:
+        peaks = peaks_mib or [1] * len(rounds_ms)
+        turns = [Measurement(ms, peak_bytes=peak * 2**20) for ms, peak in zip(rounds_ms, peaks, strict=True)]
+        return Trial(make_candidate(name, **kwargs), turns)
 
     return make
 
@@ -59,8 +61,9 @@ def digits_bundles(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 class InventedTimes:
     """Times plans by a rule instead of a clock; `asked` are the manifests that it was asked for."""
 
-    def __init__(self, rule: Callable[[Plan], float]) -> None:
+    def __init__(self, rule: Callable[[Plan], float], peak_bytes: Callable[[Plan], int] = lambda _: 1000) -> None:
         self.rule = rule
+        self.peak_bytes = peak_bytes
         self.asked: list[Plan] = []
 
     def __call__(self, plan: Path, seconds: float, cores: int | None) -> TimeResult:  # noqa: ARG002
@@ -69,7 +72,9 @@ class InventedTimes:
         self.asked.append(manifest)
         # A stage takes 8 ms on one core, and 2 of them cannot be shared.
         stage_ms = {engine.stage: 2 + 6 / engine.threads for engine in manifest.engines}
-        return TimeResult(latency_ms=self.rule(manifest), cold_start_ms=5, peak_bytes=1000, stage_ms=stage_ms)
+        return TimeResult(
+            latency_ms=self.rule(manifest), cold_start_ms=5, peak_bytes=self.peak_bytes(manifest), stage_ms=stage_ms
+        )
 
 
 @pytest.fixture(scope="session")

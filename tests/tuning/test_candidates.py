@@ -50,6 +50,15 @@ def test_arrangements(bundle: BundleTraits, backend: BackendTraits, cores: int, 
     assert labels(bundle, backend, cores) == expected
 
 
+def test_a_backend_that_is_built_for_more_memory_says_so() -> None:
+    more = BackendTraits("ncnn", has_lanes=False, memory_factor=2.25)
+    found = candidates_of([WHOLE], [NCNN, more], 1)
+    assert [(entry.label, entry.memory_factor) for entry in found] == [
+        ("whole, ncnn, 1 thread", None),
+        ("whole, ncnn x2.25, 1 thread", 2.25),
+    ]
+
+
 def test_plain_candidates_come_first_and_splits_last() -> None:
     found = candidates_of([SPLIT, WHOLE], [ORT, NCNN], 4)
     assert not found[0].arrangement.is_pinned

@@ -9,7 +9,7 @@ import pytest
 from parnet_deploy.artifacts.tuning import TuningLimits
 from parnet_deploy.errors import CheckFailedError, InferenceError
 from parnet_deploy.tuning.candidates import Candidate
-from parnet_deploy.tuning.decision import decide, over_latency, race_score
+from parnet_deploy.tuning.decision import decide, over_budget, race_score
 from parnet_deploy.tuning.halving import Trial
 
 MakeTrial = Callable[..., Trial]
@@ -62,10 +62,32 @@ def test_a_latency_budget_is_kept_or_refused(make_trial: MakeTrial) -> None:
     limits = TuningLimits(budget_s=1.0, max_latency_ms=50.0)
     fast, slow = make_trial("fast", [40.0] * 5), make_trial("slow", [60.0] * 5)
     assert decide([fast, slow], limits).chosen is fast
-    assert over_latency(slow, limits) == "60 ms are over the budget of 50 ms"
-    assert over_latency(fast, limits) is None
-    with pytest.raises(CheckFailedError, match="no candidate keeps 50 ms; the fastest, slow"):
-        decide([slow], limits)
+    assert over_budget(slow, limits) == "60 ms are over the budget of 50 ms"
+    assert over_budget(fast, limits) is None
+    expected = (
+        "no candidate keeps the budget; of the nearest, slow, null, 2 threads, 60 ms are over the budget of 50 ms"
+    )
+    with pytest.raises(CheckFailedError, match=expected):
+        decide([make_trial("slower", [70.0] * 5), slow], limits)
+
+
+def test_a_budget_of_memory_is_kept_or_refused(make_trial: MakeTrial) -> None:
+    """The largest turn counts. Where nobody keeps it, the smallest is named, and then whoever is the fastest."""
+    limits = TuningLimits(budget_s=1.0, max_memory_mib=300, max_latency_ms=50)
+    small, large, larger = (
+        make_trial("small", [40.0] * 3, peaks_mib=(200, 300, 299)),
+        make_trial("large", [20.0] * 3, peaks_mib=(280, 301, 280)),
+        make_trial("larger", [10.0] * 3, peaks_mib=(400, 400, 400)),
+    )
+    assert [race_score(trial, limits) for trial in (small, large, larger)] == [40.0, float("inf"), float("inf")]
+    assert decide([large, larger, small], limits).chosen is small
+    assert decide([large, larger, small], LATENCY).chosen is larger
+    assert over_budget(large, limits) == "301 MiB are over the budget of 300 MiB"
+    with pytest.raises(CheckFailedError, match="of the nearest, large, null, 2 threads, 301 MiB are over"):
+        decide([larger, large], limits)
+    slow = make_trial("slow", [60.0] * 3, peaks_mib=(100, 100, 100))
+    with pytest.raises(CheckFailedError, match="of the nearest, slow, null, 2 threads, 60 ms are over"):
+        decide([larger, slow, large], limits)
 
 
 def test_throughput_counts_images_and_keeps_the_latency(make_trial: MakeTrial) -> None:

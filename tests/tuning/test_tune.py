@@ -177,9 +177,35 @@ class TestAccuracy:
 
     def test_a_latency_that_nothing_keeps(self, digits_bundles: Bundles, tmp_path: Path, invented_times: Times) -> None:
         times = invented_times(lambda _: 5.0)
-        with pytest.raises(CheckFailedError, match=r"no candidate keeps 1 ms; the fastest, .*, took 5 ms"):
+        with pytest.raises(
+            CheckFailedError, match=r"no candidate keeps the budget; .*, 5 ms are over the budget of 1 ms"
+        ):
             tune([digits_bundles["streams"]], tmp_path / "plan", options(max_latency_ms=1.0), time_plan=times)
         assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(("max_memory_mib", "expected"), [(None, None), (350, 2.25), (500, 4.0), (150, None)])
+def test_memory_is_spent_where_there_is_a_budget_for_it(
+    digits_bundles: Bundles, tmp_path: Path, invented_times: Times, max_memory_mib: float | None, expected: float | None
+) -> None:
+    """More memory is faster by the rule; without a budget nothing is built to take more than it does by default."""
+
+    def factor_of(plan: Plan) -> float:
+        return float(plan.build_options.get("memory_factor", 1))
+
+    pytest.importorskip("ncnn")
+    times = invented_times(
+        lambda plan: 20.0 / factor_of(plan) + len(plan.stages), lambda plan: int(factor_of(plan) * 100 * 2**20)
+    )
+    asked = TuneOptions(TuningLimits(budget_s=60.0, max_memory_mib=max_memory_mib), ("ncnn",), crossover=False)
+    tuned = tune([digits_bundles["whole"]], tmp_path / "plan", asked, time_plan=times)
+    assert tuned.report.chosen.memory_factor == expected
+    assert open_plan(tmp_path / "plan").manifest.build_options == ({"memory_factor": expected} if expected else {})
+    tried = {entry.memory_factor for entry in tuned.report.tried}
+    assert tried == ({None} if max_memory_mib is None else {None, 2.25, 4.0})
+    notes = {entry.note for entry in tuned.report.tried if entry.status == "not eligible"}
+    over = {150: (225, 400), 350: (400,)}.get(max_memory_mib or 0, ())
+    assert notes == {f"{peak} MiB are over the budget of {max_memory_mib} MiB" for peak in over}
 
 
 def drop_half(monkeypatch: pytest.MonkeyPatch) -> None:
