@@ -158,6 +158,10 @@ def _row(line: Line, baseline: ContenderResult | None, *, has_clock: bool) -> tu
     )
 
 
+def _short(name: str) -> str:
+    return name.removeprefix("parnet-deploy, ")
+
+
 def _other_sizes(cases: Sequence[CaseResult], precision: str) -> list[str]:
     """Tabulate the best of ours against the best peer for what is not told in full."""
     rows = []
@@ -172,8 +176,8 @@ def _other_sizes(cases: Sequence[CaseResult], precision: str) -> list[str]:
         rows.append(
             (
                 f"{case.network}, {case.pixels} px, batch {case.batch}",
-                "" if peer is None else f"{milliseconds(peer.ms)} ({peer.name})",
-                "" if ours is None else f"{milliseconds(ours.ms)} ({ours.name.removeprefix('parnet-deploy, ')})",
+                "" if peer is None else f"{milliseconds(peer.ms)} ({peer.name}; {peer.peak_mib:.0f} MiB)",
+                "" if ours is None else f"{milliseconds(ours.ms)} ({_short(ours.name)}; {ours.peak_mib:.0f} MiB)",
                 ratio,
                 f"{fastest.gflop_s:.0f}",
                 share,

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import get_args
 
 from parnet_deploy.artifacts.cuda_options import CudaOptions
+from parnet_deploy.artifacts.limits import MAX_MILLISECONDS, MAX_QUERIES
 from parnet_deploy.artifacts.measurements import Scenario, ScenarioSettings
 from parnet_deploy.errors import InferenceError
 
@@ -49,7 +50,8 @@ def settings_for(
     """Return a scenario's settings, with its defaults for what is None.
 
     Raises:
-        InferenceError: an unknown scenario, a number that is not positive, or a setting of another scenario.
+        InferenceError: an unknown scenario, a number that is not positive, a setting of another scenario, or a run that
+            would not end.
     """
     known = next((name for name in SCENARIOS if name == scenario), None)
     if known is None:
@@ -61,6 +63,12 @@ def settings_for(
         raise InferenceError(
             "the duration, the concurrency and the warm-up runs must be at least 1, the queries at least 2",
             remedy="leave them out for the defaults",
+        )
+    asked = max(queries, (target_qps or 0.0) * duration / 1e3)
+    if asked > MAX_QUERIES or duration > MAX_MILLISECONDS:
+        raise InferenceError(
+            f"a run of {asked:.3g} queries or {duration / 1e3:.3g} s is too long",
+            remedy=f"ask for {MAX_QUERIES:,} queries and {MAX_MILLISECONDS // 1000:,} s at most",
         )
     return ScenarioSettings(
         scenario=known,

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from parnet_deploy.artifacts.limits import MAX_THREADS
-from parnet_deploy.cli.common import ForceOption, JsonOption, describe, emit, format_bytes, spinner, stderr
+from parnet_deploy.artifacts.limits import MAX_MEBIBYTES, MAX_THREADS
+from parnet_deploy.cli.common import ForceOption, JsonOption, describe, emit, finite, format_bytes, spinner, stderr
 from parnet_deploy.cli.names import BACKENDS, complete
 
 if TYPE_CHECKING:
@@ -61,8 +61,11 @@ def build(
     memory_factor: Annotated[
         float | None,
         typer.Option(
+            min=1,
+            max=4,
+            callback=finite,
             metavar="TIMES",
-            help="ncnn: memory of loaded weights in times of their file, 1 to 4; more is faster. Default: 1.65.",
+            help="ncnn: memory of loaded weights in times of their file; more is faster. Default: 1.65.",
         ),
     ] = None,
     compute_capability: Annotated[
@@ -78,7 +81,13 @@ def build(
     ] = None,
     workspace: Annotated[
         int | None,
-        typer.Option(min=1, metavar="MIB", help="Scratch memory of an engine in MiB.", rich_help_panel=_TENSORRT),
+        typer.Option(
+            min=1,
+            max=MAX_MEBIBYTES,
+            metavar="MIB",
+            help="Scratch memory of an engine in MiB.",
+            rich_help_panel=_TENSORRT,
+        ),
     ] = None,
     optimization_level: Annotated[
         int | None, typer.Option(min=0, max=5, help="How long to search; default: 3.", rich_help_panel=_TENSORRT)

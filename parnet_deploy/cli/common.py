@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
@@ -70,6 +71,13 @@ NvtxOption = Annotated[
 ]
 
 _UNWRAPPED = 1000
+
+
+def finite(value: float | None) -> float | None:
+    """Refuse an option's value that is infinite or no number: the callback of every option that takes a float."""
+    if value is not None and not math.isfinite(value):
+        raise typer.BadParameter("it has to be a finite number")
+    return value
 
 
 def cuda_options(adapter: AdapterName | None, graphs: GraphModeName, *, nvtx: bool) -> CudaOptions:

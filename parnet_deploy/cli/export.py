@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from parnet_deploy.artifacts.limits import MAX_BATCH
+from parnet_deploy.artifacts.limits import MAX_BATCH, MAX_SIDE
 from parnet_deploy.cli.common import (
     CheckpointArgument,
     ForceOption,
@@ -52,7 +52,9 @@ def export(
     dynamic_batch: Annotated[
         str | None, typer.Option(metavar="MIN:OPT:MAX", help="A range of batch sizes instead of a fixed one.")
     ] = None,
-    resolution: Annotated[int | None, typer.Option(min=1, help="Input size in pixels; default: the card's.")] = None,
+    resolution: Annotated[
+        int | None, typer.Option(min=1, max=MAX_SIDE, help="Input size in pixels; default: the card's.")
+    ] = None,
     force: ForceOption = False,
     as_json: JsonOption = False,
 ) -> None:

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from parnet_deploy.artifacts.limits import MAX_WIDTH
+from parnet_deploy.artifacts.limits import MAX_SEED, MAX_SIDE, MAX_WIDTH
 from parnet_deploy.cli.common import ForceOption, JsonOption, emit, spinner
 from parnet_deploy.cli.import_ import ActivationName
 from parnet_deploy.cli.names import VARIANTS, complete
@@ -23,10 +23,10 @@ def init(
         ),
     ],
     output: Annotated[Path, typer.Option("--output", "-o", help="Checkpoint to write (.safetensors).")],
-    seed: Annotated[int, typer.Option(help="The same seed gives the same weights.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, max=MAX_SEED, help="The same seed gives the same weights.")] = 0,
     classes: Annotated[int | None, typer.Option(min=1, max=MAX_WIDTH, help="Number of classes.")] = None,
     activation: Annotated[ActivationName | None, typer.Option(help="Activation; the variant's own is SiLU.")] = None,
-    resolution: Annotated[int | None, typer.Option(min=1, help="Input size in pixels, square.")] = None,
+    resolution: Annotated[int | None, typer.Option(min=1, max=MAX_SIDE, help="Input size in pixels, square.")] = None,
     force: ForceOption = False,
     as_json: JsonOption = False,
 ) -> None:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from parnet_deploy.artifacts.limits import MAX_WIDTH
 from parnet_deploy.cli.common import ForceOption, JsonOption, TraceOption, emit, format_bytes, spinner, write_trace
 from parnet_deploy.cli.names import DEVICE_PROFILES, LINKS, complete
 from parnet_deploy.errors import ArtifactError
@@ -56,7 +57,7 @@ def plan(
             autocompletion=complete(DEVICE_PROFILES),
         ),
     ] = None,
-    top: Annotated[int, typer.Option(min=1, help="How many placements to show.")] = 10,
+    top: Annotated[int, typer.Option(min=1, max=MAX_WIDTH, help="How many placements to show.")] = 10,
     trace: TraceOption = None,
     force: ForceOption = False,
     as_json: JsonOption = False,

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from parnet_deploy.cli.common import ForceOption, JsonOption, download_bar, emit, format_bytes, spinner
+from parnet_deploy.artifacts.limits import MAX_SECONDS
+from parnet_deploy.cli.common import ForceOption, JsonOption, download_bar, emit, finite, format_bytes, spinner
 from parnet_deploy.cli.import_ import ActivationOption, ConfigOption, EmaOption, describe_imported
 from parnet_deploy.cli.names import RELEASED, complete
 
@@ -52,11 +53,26 @@ def pull(
         Path | None, typer.Option(metavar="DIR", help="Default: below ~/.cache.", rich_help_panel=_FETCHING)
     ] = None,
     connect_timeout: Annotated[
-        float, typer.Option(min=0.001, metavar="SECONDS", help="For a connection.", rich_help_panel=_FETCHING)
+        float,
+        typer.Option(
+            min=0.001,
+            max=MAX_SECONDS,
+            callback=finite,
+            metavar="SECONDS",
+            help="For a connection.",
+            rich_help_panel=_FETCHING,
+        ),
     ] = 10.0,
     stall_timeout: Annotated[
         float,
-        typer.Option(min=0.001, metavar="SECONDS", help="For a server that sends nothing.", rich_help_panel=_FETCHING),
+        typer.Option(
+            min=0.001,
+            max=MAX_SECONDS,
+            callback=finite,
+            metavar="SECONDS",
+            help="For a server that sends nothing.",
+            rich_help_panel=_FETCHING,
+        ),
     ] = 30.0,
     ema: EmaOption = True,
     activation: ActivationOption = None,

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from parnet_deploy.cli.common import ForceOption, JsonOption, emit, format_bytes, progress_bar
+from parnet_deploy.artifacts.limits import MAX_IMAGES
+from parnet_deploy.cli.common import ForceOption, JsonOption, emit, finite, format_bytes, progress_bar
 from parnet_deploy.cli.names import PARTITIONS, complete
 
 if TYPE_CHECKING:
@@ -60,12 +61,24 @@ def quantize(
     ] = TargetName.cpu,
     precision: Annotated[QuantizedName, typer.Option(help="fp8 for TensorRT only.")] = QuantizedName.int8,
     max_drop: Annotated[
-        float, typer.Option(metavar="POINTS", help="Top-1 accuracy that may be lost; without labels, agreement.")
+        float,
+        typer.Option(
+            min=-100,
+            max=100,
+            callback=finite,
+            metavar="POINTS",
+            help="Top-1 accuracy that may be lost; without labels, agreement.",
+        ),
     ] = 0.5,
     max_float_share: Annotated[
-        float, typer.Option(min=0.0, max=1.0, help="Share of the operations that may stay in float to hold the gate.")
+        float,
+        typer.Option(
+            min=0.0, max=1.0, callback=finite, help="Share of the operations that may stay in float to hold the gate."
+        ),
     ] = 0.2,
-    images: Annotated[int, typer.Option(min=1, help="Images to calibrate on; a quarter as many more choose.")] = 256,
+    images: Annotated[
+        int, typer.Option(min=1, max=MAX_IMAGES, help="Images to calibrate on; a quarter as many more choose.")
+    ] = 256,
     method: Annotated[
         MethodName | None, typer.Option(help="Default: the one of least error.", show_default=False)
     ] = None,

@@ -7,6 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
+from parnet_deploy.artifacts.limits import MAX_WIDTH
 from parnet_deploy.cli.common import (
     AdapterOption,
     ForceOption,
@@ -34,7 +35,7 @@ def run(
             "--scaled-jpeg", help="Decode large JPEG files at a fraction of their size: faster, not the exact numbers."
         ),
     ] = False,
-    top: Annotated[int, typer.Option("--top", "-k", min=1, help="How many classes to show.")] = 5,
+    top: Annotated[int, typer.Option("--top", "-k", min=1, max=MAX_WIDTH, help="How many classes to show.")] = 5,
     trace: TraceOption = None,
     cuda_adapter: AdapterOption = None,
     cuda_graphs: GraphsOption = GraphModeName.auto,

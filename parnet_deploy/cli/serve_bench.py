@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from enum import StrEnum
@@ -11,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from parnet_deploy.artifacts.limits import MAX_FACTOR, MAX_MILLISECONDS, MAX_QUERIES, MAX_SECONDS
 from parnet_deploy.cli.common import (
     AdapterOption,
     ForceOption,
@@ -20,10 +20,11 @@ from parnet_deploy.cli.common import (
     NvtxOption,
     cuda_options,
     emit,
+    finite,
     progress_bar,
     stderr,
 )
-from parnet_deploy.errors import CheckFailedError, InferenceError
+from parnet_deploy.errors import CheckFailedError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -71,19 +72,37 @@ def serve_bench(
     rounds: Annotated[int, typer.Option(min=1, max=1000, help="Runs of each plan; the plans take turns.")] = 5,
     min_queries: Annotated[
         int | None,
-        typer.Option(min=2, help="Least queries (offline: samples) of a run; default: 64, multi-stream 16."),
+        typer.Option(
+            min=2, max=MAX_QUERIES, help="Least queries (offline: samples) of a run; default: 64, multi-stream 16."
+        ),
     ] = None,
-    duration: Annotated[float, typer.Option(min=0.001, help="Least duration of a run in seconds.")] = 2.0,
+    duration: Annotated[
+        float, typer.Option(min=0.001, max=MAX_SECONDS, callback=finite, help="Least duration of a run in seconds.")
+    ] = 2.0,
     pipelines: Annotated[
         int,
         typer.Option("--pipelines", "--concurrency", min=1, max=1024, help="Inferences that a plan may run at once."),
     ] = 1,
-    samples_per_query: Annotated[int | None, typer.Option(min=1, help="multi-stream: default 8.")] = None,
+    samples_per_query: Annotated[
+        int | None, typer.Option(min=1, max=MAX_QUERIES, help="multi-stream: default 8.")
+    ] = None,
     target_qps: Annotated[
-        float | None, typer.Option(help="server: queries per second; default: half of what the first plan can do.")
+        float | None,
+        typer.Option(
+            min=0.001,
+            max=MAX_QUERIES,
+            callback=finite,
+            help="server: queries per second; default: half of what the first plan can do.",
+        ),
     ] = None,
     target_latency: Annotated[
-        float | None, typer.Option(help="server: latency bound in ms; default: ten times the first plan's latency.")
+        float | None,
+        typer.Option(
+            min=0.001,
+            max=MAX_MILLISECONDS,
+            callback=finite,
+            help="server: latency bound in ms; default: ten times the first plan's latency.",
+        ),
     ] = None,
     output: Annotated[
         Path | None,
@@ -120,7 +139,14 @@ def serve_bench(
         ),
     ] = None,
     tolerance: Annotated[
-        float, typer.Option(min=0.0, help="Slower by less than this share is accepted.", rich_help_panel=_BASELINE)
+        float,
+        typer.Option(
+            min=0.0,
+            max=MAX_FACTOR,
+            callback=finite,
+            help="Slower by less than this share is accepted.",
+            rich_help_panel=_BASELINE,
+        ),
     ] = 0.05,
     cuda_adapter: AdapterOption = None,
     cuda_graphs: GraphsOption = GraphModeName.auto,
@@ -141,8 +167,6 @@ def serve_bench(
     from parnet_deploy.bench.serve_bench import serve_bench as measure_plans
     from parnet_deploy.bench.sweep import sweep_options
 
-    if not math.isfinite(duration):
-        raise InferenceError(f"the duration must be a number of seconds, not {duration}", remedy="for example 2.5")
     settings = settings_for(
         scenario.value,
         min_queries=min_queries,

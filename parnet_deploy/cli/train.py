@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from parnet_deploy.artifacts.limits import MAX_EPOCHS
-from parnet_deploy.cli.common import ForceOption, JsonOption, emit, progress_bar, stderr
+from parnet_deploy.artifacts.limits import MAX_BATCH, MAX_EPOCHS, MAX_FACTOR, MAX_SEED, MAX_SIDE, MAX_WORKERS
+from parnet_deploy.cli.common import ForceOption, JsonOption, emit, finite, progress_bar, stderr
 from parnet_deploy.cli.import_ import ActivationName
 from parnet_deploy.cli.names import DATA, RECIPES, VARIANTS, complete
 from parnet_deploy.errors import INTERRUPTED
@@ -47,14 +47,21 @@ def train(
         ),
     ] = None,
     epochs: Annotated[int | None, typer.Option(min=1, max=MAX_EPOCHS, help="Epochs; default: the recipe's.")] = None,
-    batch_size: Annotated[int | None, typer.Option(min=1, help="Images per update; default: the recipe's.")] = None,
-    lr: Annotated[float | None, typer.Option(help="Peak learning rate; default: the recipe's.")] = None,
-    seed: Annotated[int, typer.Option(min=0, help="The same seed gives the same weights on the same CPU.")] = 0,
+    batch_size: Annotated[
+        int | None, typer.Option(min=1, max=MAX_BATCH, help="Images per update; default: the recipe's.")
+    ] = None,
+    lr: Annotated[
+        float | None,
+        typer.Option(min=0, max=MAX_FACTOR, callback=finite, help="Peak learning rate; default: the recipe's."),
+    ] = None,
+    seed: Annotated[
+        int, typer.Option(min=0, max=MAX_SEED, help="The same seed gives the same weights on the same CPU.")
+    ] = 0,
     workers: Annotated[
-        int | None, typer.Option(min=0, help="Processes that prepare images; default: the recipe's.")
+        int | None, typer.Option(min=0, max=MAX_WORKERS, help="Processes that prepare images; default: the recipe's.")
     ] = None,
     activation: Annotated[ActivationName | None, typer.Option(help="Activation; the variant's own is SiLU.")] = None,
-    resolution: Annotated[int | None, typer.Option(min=1, help="Input size in pixels, square.")] = None,
+    resolution: Annotated[int | None, typer.Option(min=1, max=MAX_SIDE, help="Input size in pixels, square.")] = None,
     run_dir: Annotated[
         Path | None, typer.Option(help="Folder of states and metrics; default: the output's name with .run")
     ] = None,

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from parnet_deploy.cli.common import ForceOption, JsonOption, describe, emit, spinner
+from parnet_deploy.artifacts.limits import MAX_MEBIBYTES, MAX_MILLISECONDS, MAX_SECONDS
+from parnet_deploy.cli.common import ForceOption, JsonOption, describe, emit, finite, spinner
 from parnet_deploy.errors import EngineError
 
 if TYPE_CHECKING:
@@ -44,15 +45,28 @@ def tune(
     ] = ObjectiveName.latency,
     max_latency: Annotated[
         float | None,
-        typer.Option(min=0.001, metavar="MS", help="Keep this; then the most accurate precision that does is chosen."),
+        typer.Option(
+            min=0.001,
+            max=MAX_MILLISECONDS,
+            callback=finite,
+            metavar="MS",
+            help="Keep this; then the most accurate precision that does is chosen.",
+        ),
     ] = None,
     max_drop: Annotated[
-        float | None, typer.Option(min=0, metavar="POINTS", help="Top-1 accuracy that may be lost; needs --data.")
+        float | None,
+        typer.Option(
+            min=0, max=100, callback=finite, metavar="POINTS", help="Top-1 accuracy that may be lost; needs --data."
+        ),
     ] = None,
     max_memory: Annotated[
         float | None,
         typer.Option(
-            min=1, metavar="MIB", help="Resident memory of a process that runs the plan; ncnn may then use it all."
+            min=1,
+            max=MAX_MEBIBYTES,
+            callback=finite,
+            metavar="MIB",
+            help="Resident memory of a process that runs the plan; ncnn may then use it all.",
         ),
     ] = None,
     data: Annotated[
@@ -63,7 +77,10 @@ def tune(
         list[str] | None,
         typer.Option(help="Try this backend; repeatable. Default: all that are installed.", show_default=False),
     ] = None,
-    budget: Annotated[float, typer.Option(min=1, metavar="SECONDS", help="About how long to measure.")] = 180.0,
+    budget: Annotated[
+        float,
+        typer.Option(min=1, max=MAX_SECONDS, callback=finite, metavar="SECONDS", help="About how long to measure."),
+    ] = 180.0,
     no_crossover: Annotated[
         bool, typer.Option("--no-crossover", help="Do not look from how many cores on a split would win.")
     ] = False,

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from parnet_deploy.cli.common import ForceOption, JsonOption, emit, format_bytes, spinner, stderr
+from parnet_deploy.artifacts.limits import MAX_FACTOR, MAX_SEED
+from parnet_deploy.cli.common import ForceOption, JsonOption, emit, finite, format_bytes, spinner, stderr
 from parnet_deploy.cli.names import DATA, complete
 from parnet_deploy.errors import CheckFailedError, DataError
 
@@ -38,14 +39,20 @@ def verify(
         int | None, typer.Option(min=1, max=65_536, help="Images of each kind; default: 4.", rich_help_panel=_IMAGES)
     ] = None,
     seed: Annotated[
-        int | None, typer.Option(min=0, help="Of the random images; default: 0.", rich_help_panel=_IMAGES)
+        int | None, typer.Option(min=0, max=MAX_SEED, help="Of the random images; default: 0.", rich_help_panel=_IMAGES)
     ] = None,
     per_stage: Annotated[bool, typer.Option("--per-stage", help="Compare every tensor that both compute.")] = False,
     per_layer: Annotated[
         bool, typer.Option("--per-layer", help="Compare every block that both can tell; say which departs first.")
     ] = False,
     tolerance: Annotated[
-        float | None, typer.Option(min=0.0, help="Relative; default: by the coarser precision, see docs/verify.md.")
+        float | None,
+        typer.Option(
+            min=0.0,
+            max=MAX_FACTOR,
+            callback=finite,
+            help="Relative; default: by the coarser precision, see docs/verify.md.",
+        ),
     ] = None,
     golden: Annotated[
         Path | None,

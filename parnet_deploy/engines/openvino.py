@@ -100,7 +100,6 @@ class OpenVinoBackend:
 
     def __init__(self, options: BuildOptions | None = None) -> None:  # noqa: ARG002
         """Take the options of any backend: there is nothing to set."""
-
         self._core = openvino.Core()
 
     def version(self) -> str:

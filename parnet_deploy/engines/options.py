@@ -52,16 +52,6 @@ class TensorRTOptions:
 _DEFAULTS = TensorRTOptions()
 
 
-_ON_GPUS = ("tensorrt", "onnxruntime-cuda", "torch")
-# What an option is called, and the backends that take it; a placement any does.
-_TAKERS: Mapping[str, tuple[str, tuple[str, ...]]] = {
-    "devices": ("devices", _ON_GPUS),
-    "tf32": ("TF32", _ON_GPUS),
-    "memory_factor": ("memory factor", ("ncnn",)),
-    "tensorrt": ("TensorRT options", ("tensorrt",)),
-}
-
-
 @dataclass(frozen=True)
 class BuildOptions:
     """Where a plan shall run and how its engines are built.
@@ -94,9 +84,6 @@ class BuildOptions:
         if self.memory_factor is not None:
             own["memory_factor"] = self.memory_factor
         return {**own, **self.tensorrt.as_record()}
-
-
-_NOTHING_ASKED = BuildOptions()
 
 
 def options_of_plan(plan: Plan) -> BuildOptions:
@@ -139,6 +126,17 @@ def parse_devices(text: str) -> tuple[int, ...]:
     if not all(part.isascii() and part.isdigit() for part in parts):
         raise EngineError(f"{text!r} is no list of devices", remedy="for example: 0,1,2")
     return tuple(int(part) for part in parts)
+
+
+_ON_GPUS = ("tensorrt", "onnxruntime-cuda", "torch")
+# What an option is called, and the backends that take it; a placement any does.
+_TAKERS: Mapping[str, tuple[str, tuple[str, ...]]] = {
+    "devices": ("devices", _ON_GPUS),
+    "tf32": ("TF32", _ON_GPUS),
+    "memory_factor": ("memory factor", ("ncnn",)),
+    "tensorrt": ("TensorRT options", ("tensorrt",)),
+}
+_NOTHING_ASKED = BuildOptions()
 
 
 def check_options(options: BuildOptions, backend: str) -> None:

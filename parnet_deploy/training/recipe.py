@@ -6,8 +6,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, ValidationError
 
-from parnet_deploy.artifacts.limits import MAX_EPOCHS
-from parnet_deploy.artifacts.schemas import Frozen, Positive
+from parnet_deploy.artifacts.limits import MAX_BATCH, MAX_EPOCHS, MAX_FACTOR, MAX_SEED, MAX_WORKERS
+from parnet_deploy.artifacts.schemas import Frozen
 from parnet_deploy.errors import ParNetError
 
 Fraction = Annotated[float, Field(ge=0, lt=1)]
@@ -25,10 +25,10 @@ class Recipe(Frozen):
 
     name: str
     epochs: Annotated[int, Field(gt=0, le=MAX_EPOCHS)]
-    batch_size: Positive
+    batch_size: Annotated[int, Field(gt=0, le=MAX_BATCH)]
     optimizer: Literal["sgd", "adamw"]
-    lr: Annotated[float, Field(gt=0)]
-    weight_decay: Annotated[float, Field(ge=0)]
+    lr: Annotated[float, Field(gt=0, le=MAX_FACTOR)]
+    weight_decay: Annotated[float, Field(ge=0, le=MAX_FACTOR)]
     schedule: Literal["cosine", "constant"] = "cosine"
     warmup: Fraction = 0.0
     label_smoothing: Fraction = 0.0
@@ -39,8 +39,8 @@ class Recipe(Frozen):
     color_jitter: Fraction = 0.0
     ema_decay: Fraction | None = None
     mixed_precision: Literal["no", "fp16", "bf16"] = "no"
-    seed: Annotated[int, Field(ge=0)] = 0
-    workers: Annotated[int, Field(ge=0)] = 0
+    seed: Annotated[int, Field(ge=0, le=MAX_SEED)] = 0
+    workers: Annotated[int, Field(ge=0, le=MAX_WORKERS)] = 0
 
     def replace(self, **changes: Any) -> Recipe:
         """Return the recipe with some fields changed; those given as None keep their value.

@@ -81,3 +81,20 @@ def test_settings_reach_loadgen() -> None:
     assert server.server_target_latency_percentile == 0.99
     offline = _test_settings(loadgen, settings_for("offline", concurrency=2), 4.0)
     assert offline.offline_expected_qps == 500.0
+
+
+@pytest.mark.parametrize(
+    "asked",
+    [
+        {"min_queries": 10_000_001},
+        {"duration_ms": 604_800_001},
+        # 2 s at 5,000,001 queries a second.
+        {"target_qps": 5_000_001.0},
+        {"target_qps": 101.0, "duration_ms": 100_000_000},
+    ],
+)
+def test_a_run_that_would_not_end_is_refused(asked: dict[str, Any]) -> None:
+    with pytest.raises(InferenceError, match="is too long"):
+        settings_for("server", **asked)
+    settings_for("server", target_qps=5e6)
+    settings_for("server", min_queries=10_000_000)

@@ -39,7 +39,7 @@ def test_a_plan_of_torch_is_within_the_tolerance(cli, pipeline, tmp_path: Path, 
         (("onnxruntime", "--tf32"), "backend 'onnxruntime' takes no TF32"),
         (("ncnn", "--tf32"), "remedy: pass --backend tensorrt or onnxruntime-cuda or torch, or leave that out"),
         (("onnxruntime", "--memory-factor", "2"), "takes no memory factor"),
-        (("ncnn", "--memory-factor", "0.5"), "no memory factor 0.5"),
+        (("ncnn", "--memory-factor", "0.5"), "Invalid value for '--memory-factor'"),
         (("onnxruntime-cuda", "--refit"), "takes no TensorRT options"),
         pytest.param(
             ("onnxruntime-cuda",),
