@@ -8,9 +8,12 @@ import sys
 import pytest
 
 _SCRIPT = """
-import os, sys, time
+import os, signal, sys, time
 import parnet_deploy.cli.main as command
 from parnet_deploy.cli.entry import main
+
+# What a shell starts in the background ignores it.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 {definitions}
 

@@ -125,7 +125,7 @@ def test_every_epoch_and_seed_has_its_own_randomness(settings: RunSettings) -> N
 
 
 def test_a_loss_that_is_no_number_stops_the_run(tmp_path: Path, settings: RunSettings, data: ImageDataset) -> None:
-    hot = with_recipe(settings, lr=1e30, warmup=0.0)
+    hot = with_recipe(settings, lr=1e6, weight_decay=1e6, warmup=0.0)
     with pytest.raises(ParNetError, match="the training loss is nan in epoch 1") as caught:
         train(hot, data, tmp_path / "net.safetensors", run_dir=tmp_path / "run")
     assert "--lr" in str(caught.value.remedy)
