@@ -24,6 +24,8 @@ from parnet_deploy.quantize import QuantizeOptions, quantize_bundle
 
 Quantized = Callable[[str, str, str], Path]
 
+CPU_INFO = Path("/proc/cpuinfo")
+HAS_VNNI = not CPU_INFO.exists() or "vnni" in CPU_INFO.read_text()
 FORMS = [("cpu", "int8"), ("openvino", "int8"), ("tensorrt", "int8"), ("tensorrt", "fp8")]
 
 
@@ -120,7 +122,9 @@ def test_onnx_runtime_and_openvino_agree(
         build_plan(bundle, tmp_path / backend, backend=backend)
         with open_predictor(tmp_path / backend) as predictor:
             # Engines sum integers exactly, the reference floats; where a sum lies between steps they round apart.
-            assert relative(reference, predictor.predict(batch)) < 0.03
+            # Without VNNI oneDNN, which is OpenVINO's, halves the weights, so that no sum saturates: a bit is lost.
+            limit = 0.03 if backend == "onnxruntime" or HAS_VNNI else 0.06
+            assert relative(reference, predictor.predict(batch)) < limit
 
 
 @pytest.mark.parametrize("partition", ["whole", "streams"])
