@@ -18,6 +18,12 @@ if TYPE_CHECKING:
 _FETCHING = "Fetching"
 
 
+def _timeout(text: str) -> Any:
+    return typer.Option(
+        min=0.001, max=MAX_SECONDS, callback=finite, metavar="SECONDS", help=text, rich_help_panel=_FETCHING
+    )
+
+
 def pull(
     name: Annotated[
         str,
@@ -52,28 +58,8 @@ def pull(
     cache_dir: Annotated[
         Path | None, typer.Option(metavar="DIR", help="Default: below ~/.cache.", rich_help_panel=_FETCHING)
     ] = None,
-    connect_timeout: Annotated[
-        float,
-        typer.Option(
-            min=0.001,
-            max=MAX_SECONDS,
-            callback=finite,
-            metavar="SECONDS",
-            help="For a connection.",
-            rich_help_panel=_FETCHING,
-        ),
-    ] = 10.0,
-    stall_timeout: Annotated[
-        float,
-        typer.Option(
-            min=0.001,
-            max=MAX_SECONDS,
-            callback=finite,
-            metavar="SECONDS",
-            help="For a server that sends nothing.",
-            rich_help_panel=_FETCHING,
-        ),
-    ] = 30.0,
+    connect_timeout: Annotated[float, _timeout("For a connection.")] = 10.0,
+    stall_timeout: Annotated[float, _timeout("For a server that sends nothing.")] = 30.0,
     ema: EmaOption = True,
     activation: ActivationOption = None,
     config: ConfigOption = None,

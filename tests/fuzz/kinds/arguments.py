@@ -45,7 +45,8 @@ _OPTIONS: tuple[tuple[tuple[str, ...], tuple[str, ...], str, tuple[str, ...]], .
     ),
 )
 # Right, but it would take long; nothing is learnt from it.
-_LONG = ("1_000", "1e3", "1.5")
+_LONG = ("1_000",)
+_LONG_OPTIONS = ("--duration", "--target-qps", "--budget", "--max-memory")
 _WORDS = (
     "",
     " ",
@@ -91,7 +92,7 @@ def cases(_originals: Originals) -> Iterator[Case]:
     """Yield numbers, words and sizes that no command can take."""
     for argv, uses, option, right in _OPTIONS:
         for number in _NUMBERS:
-            if number in right and number in _LONG:
+            if number in right and (number in _LONG or option in _LONG_OPTIONS):
                 continue
             ends = REFUSED_OR_DONE | {"failed"} if number in right else frozenset({"refused"})
             yield Case(
