@@ -31,7 +31,7 @@ _GFLOP = {"parnet_pico": 0.3, "parnet_s": 9.7, "parnet_m": 17.2, "parnet_l": 26.
 
 def machine_name(machine: Machine, device: str) -> str:
     """Return the name of the file that a machine's results are in."""
-    text = f"{machine.cpu} {machine.usable_cores} cores" if device == "cpu" else device
+    text = f"{machine.processor} {machine.usable_cores} cores" if device == "cpu" else device
     return "-".join("".join(letter if letter.isalnum() else " " for letter in text.lower()).split())
 
 

@@ -101,8 +101,9 @@ def main() -> None:
         "| --- | ---: | ---: | ---: | ---: | ---: | --- |",
         *(row(name, found) for name, found in rounds.items()),
         "",
-        f"parnet-deploy {__version__}, {machine.cpu}, {machine.usable_cores} usable cores, load {load} before the first"
-        f" run, {machine.python}, numpy {machine.packages['numpy']}, LoadGen {machine.packages['mlcommons-loadgen']}.",
+        f"parnet-deploy {__version__}, {machine.processor}, {machine.usable_cores} usable cores, load {load} before the"
+        f" first run, {machine.python}, numpy {machine.packages['numpy']},"
+        f" LoadGen {machine.packages['mlcommons-loadgen']}.",
     ]
     text = "\n".join(lines) + "\n"
     print(text)

@@ -37,8 +37,8 @@ def write_report(results: Sequence[Results], names: Sequence[str], page: Path) -
 
 def _machine_section(results: Results, name: str, folder: Path) -> list[str]:
     machine = results.sittings[-1].machine
-    title = f"{machine.cpu}, {machine.usable_cores} cores" if results.device == "cpu" else results.device
-    lines = [f"## {title}" if results.device == "cpu" else f"## {title}, {machine.cpu}"]
+    title = f"{machine.processor}, {machine.usable_cores} cores" if results.device == "cpu" else results.device
+    lines = [f"## {title}" if results.device == "cpu" else f"## {title}, {machine.processor}"]
     for sitting in results.sittings:
         lines += ["", _sitting(sitting, are_all=len(results.sittings) == 1)]
         if sitting.load_at_start > _BUSY_LOAD * sitting.machine.usable_cores:

@@ -98,11 +98,13 @@ class Ratio(Frozen):
 class Machine(Frozen):
     """The hardware and software that the figures belong to; nothing that identifies a host or a user.
 
-    `load_before` is the number of threads that wanted to run, averaged over the minute before the first run; null where
-    the system does not tell.
+    `capability` is the processor's architecture and widest vector extension, because clouds give processors of several
+    generations one name; null in what was measured before it was recorded. `load_before` is the number of threads that
+    wanted to run, averaged over the minute before the first run; null where the system does not tell.
     """
 
     cpu: str
+    capability: str | None = None
     logical_cores: Positive
     usable_cores: Positive
     memory_bytes: Count
@@ -110,6 +112,11 @@ class Machine(Frozen):
     system: str
     python: str
     packages: dict[str, str]
+
+    @property
+    def processor(self) -> str:
+        """The processor's name with its capability, as far as that is known."""
+        return self.cpu if self.capability is None else f"{self.cpu} ({self.capability})"
 
 
 class Change(Frozen):

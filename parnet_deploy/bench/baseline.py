@@ -182,7 +182,10 @@ def _plain(value: object) -> str:
 
 def _machine_notes(baseline: Baseline, machine: Machine) -> list[str]:
     before = baseline.report.machine
-    hardware = [f"{entry.cpu} with {entry.usable_cores} usable cores" for entry in (before, machine)]
+    if before.capability is None:
+        # An earlier version made the report, which leaves only the name to compare.
+        machine = machine.model_copy(update={"capability": None})
+    hardware = [f"{entry.processor} with {entry.usable_cores} usable cores" for entry in (before, machine)]
     if hardware[0] != hardware[1]:
         if baseline.by == "absolute":
             raise _foreign(baseline, *hardware)

@@ -25,8 +25,10 @@ _PACKAGES = (
 
 def describe_machine() -> Machine:
     """Return the hardware, its load, the operating system, and the versions of what was measured with."""
+    processor = cpu_record()
     return Machine(
-        cpu=cpu_record().name,
+        cpu=processor.name,
+        capability=processor.capability,
         logical_cores=os.cpu_count() or 1,
         usable_cores=available_cores(),
         memory_bytes=_memory_bytes(),

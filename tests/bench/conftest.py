@@ -130,6 +130,7 @@ ROUND_LATENCIES_NS = {
 }
 MACHINE = Machine(
     cpu="processor",
+    capability="new",
     logical_cores=2,
     usable_cores=2,
     memory_bytes=2**34,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import random
+from dataclasses import replace
 from pathlib import Path
 from statistics import geometric_mean
 from typing import Any
@@ -285,12 +286,29 @@ def test_a_plan_that_is_gone_is_noted(baseline: Baseline) -> None:
 def test_milliseconds_of_another_machine_are_not_compared(baseline: Baseline, relative: Baseline) -> None:
     other = baseline.report.machine.model_copy(update={"cpu": "another", "usable_cores": 8})
     with pytest.raises(
-        ArtifactError, match=r"processor with 2 usable cores, and this is another .*\n.*--compare relative"
+        ArtifactError, match=r"processor \(new\) with 2 usable cores, and this is another .*\n.*--compare relative"
     ):
         notes_for(baseline, plans_of(baseline.report), other)
     assert notes_for(relative, plans_of(relative.report), other) == (
-        "measured on processor with 2 usable cores, now on another with 8 usable cores",
+        "measured on processor (new) with 2 usable cores, now on another (new) with 8 usable cores",
     )
+
+
+def test_processors_of_one_name_differ_in_their_capability(baseline: Baseline, relative: Baseline) -> None:
+    here = baseline.report.machine
+    other = here.model_copy(update={"capability": "old"})
+    with pytest.raises(ArtifactError, match=r"processor \(new\) with .*, and this is processor \(old\)"):
+        notes_for(baseline, plans_of(baseline.report), other)
+    assert notes_for(relative, plans_of(relative.report), other) == (
+        "measured on processor (new) with 2 usable cores, now on processor (old) with 2 usable cores",
+    )
+
+
+def test_a_report_that_knows_no_capability_is_compared_by_name(baseline: Baseline) -> None:
+    unknown = baseline.report.machine.model_copy(update={"capability": None})
+    report = baseline.report.model_copy(update={"machine": unknown})
+    before = replace(baseline, report=report)
+    assert notes_for(before, plans_of(report), baseline.report.machine) == ()
 
 
 def test_milliseconds_of_another_gpu_are_not_compared(baseline: Baseline) -> None:

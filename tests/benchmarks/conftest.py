@@ -77,7 +77,14 @@ def make_results(
             tool_version="0",
             created="2026-01-02T03:04:05+00:00",
             machine=Machine(
-                cpu="Some CPU", logical_cores=4, usable_cores=2, memory_bytes=2**34, system="s", python="p", packages={}
+                cpu="Some CPU",
+                capability="sve",
+                logical_cores=4,
+                usable_cores=2,
+                memory_bytes=2**34,
+                system="s",
+                python="p",
+                packages={},
             ),
             versions={"onnxruntime": "1"},
             load_at_start=load,

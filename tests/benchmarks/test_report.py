@@ -23,7 +23,7 @@ def page_of(folder: Path, *results: Results) -> str:
 
 def test_the_page_tells_what_was_measured(make_results: MakeResults, tmp_path: Path) -> None:
     text = page_of(tmp_path, make_results())
-    assert "## Some CPU, 2 cores" in text
+    assert "## Some CPU (sve), 2 cores" in text
     assert "| **parnet-deploy, ncnn, whole** | 80.0 (72.0 to 88.0) | 1.25 (1.14 to 1.39) | 250 | 25% |" in text
     assert "ONNX Runtime, plain export, fused | 100.0 (100.0 to 100.0) | 1 | 200 | 20% |" in text
     assert "parnet_l, 224 px, batch 8" in text
@@ -73,7 +73,7 @@ def test_a_busy_machine_is_said_to_be_one(make_results: MakeResults, tmp_path: P
 
 
 def test_every_machine_has_a_section(make_results: MakeResults, tmp_path: Path) -> None:
-    assert page_of(tmp_path, make_results(), make_results()).count("## Some CPU, 2 cores") == 2
+    assert page_of(tmp_path, make_results(), make_results()).count("## Some CPU (sve), 2 cores") == 2
 
 
 def test_what_is_measured_again_takes_the_place_of_what_was(
@@ -102,7 +102,7 @@ def test_what_is_measured_again_takes_the_place_of_what_was(
 
 def test_on_a_gpu_the_best_in_float16_is_compared_with_eager_in_a_graph(gpu_results: Results, tmp_path: Path) -> None:
     lines = page_of(tmp_path, gpu_results).splitlines()
-    assert "## Some GPU, Some CPU" in lines
+    assert "## Some GPU, Some CPU (sve)" in lines
     assert any("2 rounds in turn. A float16 matrix product reached 500000 GFLOP/s" in line for line in lines)
     assert any("| on the device, ms | against eager, channels_last, graph |" in line for line in lines)
     (ours,) = (line for line in lines if line.startswith("| **parnet-deploy, torch, three streams, graph**"))

@@ -206,7 +206,7 @@ def machine_table(report: Report) -> Table:
     machine = report.machine
     load = "unknown" if machine.load_before is None else f"{machine.load_before:.2f}"
     rows = (
-        ("processor", machine.cpu),
+        ("processor", machine.processor),
         ("cores", f"{machine.usable_cores} usable of {machine.logical_cores}"),
         ("memory", f"{machine.memory_bytes / 2**30:.1f} GiB"),
         ("load before the first run", load),
