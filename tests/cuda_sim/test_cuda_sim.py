@@ -95,10 +95,13 @@ def test_streams_take_the_times_that_are_predicted(run_inside: RunInside, adapte
 def test_links_are_measured_as_they_were_set(run_inside: RunInside, adapter: str) -> None:
     counts = run_inside("test_links.py", adapter=adapter)
     assert counts["links measured"] >= 60
-    assert counts["faults injected"] >= 900
 
 
-@pytest.mark.parametrize("devices", [1, 4])
+def test_links_leave_nothing_behind_whatever_fails(run_inside: RunInside, adapter: str) -> None:
+    assert run_inside("test_link_faults.py", devices=3, adapter=adapter)["faults injected"] >= 500
+
+
+@pytest.mark.parametrize("devices", [1, 3])
 def test_doctor_tells_the_gpus_and_measures_their_links(run_inside: RunInside, devices: int, adapter: str) -> None:
     counts = run_inside("test_doctor.py", devices, adapter=adapter)
     assert counts["links measured"] == devices * (devices + 1)

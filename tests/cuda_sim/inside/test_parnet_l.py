@@ -19,26 +19,25 @@ from parnet_deploy.artifacts.folders import open_bundle
 from parnet_deploy.cli.main import run_app
 from parnet_deploy.runtime import Session
 from parnet_deploy.runtime.preprocess import load_images
+from parnet_deploy.tuning.cuts import Source, cut_bundle
 
 HOST_TENSORRT = Path(__file__).parents[1] / "host_tensorrt"
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Bundles of fused ParNet-L: whole, and cut in two ways; made in processes that see no driver."""
+    """Bundles of fused ParNet-L: whole and in two partitions; made in a process that sees no driver."""
     folder = tmp_path_factory.mktemp("parnet_l")
     environment = {name: value for name, value in os.environ.items() if name != "LD_LIBRARY_PATH"}
     commands = [
         ["init", "parnet_l", "--seed", "0", "-o", "l.safetensors"],
         ["fuse", "l.safetensors", "-o", "fused.safetensors"],
-        *(
-            ["export", "fused.safetensors", "-o", partition, "--partition", partition]
-            for partition in ("whole", "streams", "terms-shared-stem")
-        ),
+        ["export", "fused.safetensors", "-o", "whole"],
+        ["export", "fused.safetensors", "-o", "terms-shared-stem", "--partition", "terms-shared-stem"],
     ]
-    for command in commands:
-        tool = [sys.executable, "-c", "from parnet_deploy.cli.main import main; main()", *command]
-        subprocess.run(tool, cwd=folder, env=environment, check=True, capture_output=True)
+    program = f"from parnet_deploy.cli.main import run_app; raise SystemExit(sum(map(run_app, {commands})))"
+    subprocess.run([sys.executable, "-c", program], cwd=folder, env=environment, check=True, capture_output=True)
+    cut_bundle(Source(open_bundle(folder / "whole"), "streams"), folder / "streams")
     Image.fromarray(np.random.default_rng(1).integers(0, 255, (300, 260, 3), np.uint8)).save(folder / "image.png")
     return folder
 
