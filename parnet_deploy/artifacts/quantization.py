@@ -12,6 +12,7 @@ from pydantic import Field
 from parnet_deploy.artifacts.fields import FileRecord, Frozen, Positive, Sha256
 
 Target = Literal["cpu", "openvino", "tensorrt"]
+WeightBits = Literal[7, 8]
 Method = Literal["min-max", "percentile", "mse", "entropy"]
 LayerKind = Literal["convolution", "gate", "linear"]
 Share = Annotated[float, Field(ge=0, le=1)]
@@ -56,13 +57,15 @@ class Attempt(Frozen):
 class Quantization(Frozen):
     """How a bundle was quantised.
 
-    `layers` counts those that could be quantised, `float_layers` names those that were not, `float_share` is their
-    share of the operations. `calibration` images gave the ranges of the tensors, `selection` images chose the method
-    and ranked the layers; the gate was judged on others. `gate` is the one that the bundle passed, the last of
+    `weight_bits` of 7, stored in 8, leave room for sums of products, which without VNNI are added in 16 bits and may
+    saturate. `layers` counts those that could be quantised, `float_layers` names those that were not, `float_share` is
+    their share of the operations. `calibration` images gave the ranges of the tensors, `selection` images chose the
+    method and ranked the layers; the gate was judged on others. `gate` is the one that the bundle passed, the last of
     `attempts`. Gate, report and picture are there once it is passed.
     """
 
     target: Target
+    weight_bits: WeightBits = 8
     float_precision: Literal["fp32", "fp16"]
     method: Method
     bias_correction: bool

@@ -125,6 +125,7 @@ def build(
     from parnet_deploy.artifacts.folders import open_bundle, open_plan
     from parnet_deploy.cli.placement_file import read_placement
     from parnet_deploy.engines import build_plan
+    from parnet_deploy.engines.cpu import read_cpuinfo
     from parnet_deploy.engines.options import (
         BuildOptions,
         TensorRTOptions,
@@ -132,7 +133,7 @@ def build(
         parse_compute_capabilities,
         parse_devices,
     )
-    from parnet_deploy.engines.precisions import slow_form
+    from parnet_deploy.engines.precisions import saturating_form, slow_form
 
     is_cached = backend == "tensorrt" and not no_engine_cache
     options = BuildOptions(
@@ -163,9 +164,10 @@ def build(
             progress=lambda stage, done, total: describe(progress, f"building {stage} ({done + 1}/{total})"),
         )
         plan = open_plan(output).manifest
-    note = slow_form(open_bundle(bundle).manifest, backend)
-    if note is not None:
-        stderr().print(f"note: {note}", soft_wrap=True)
+    manifest, (_, flags) = open_bundle(bundle).manifest, read_cpuinfo()
+    for note in (slow_form(manifest, backend), saturating_form(manifest, backend, flags)):
+        if note is not None:
+            stderr().print(f"note: {note}", soft_wrap=True)
     made_for = ", ".join(dict.fromkeys(device.name for device in plan.devices))
     made = f"{output}: {plan.backend} {plan.backend_version} on {made_for}"
     emit(plan.model_dump(mode="json"), Group(engine_table(plan), made), as_json=as_json)

@@ -60,6 +60,9 @@ def quantize(
         TargetName, typer.Option(help="cpu: ONNX Runtime and OpenVINO; openvino: faster there, slow elsewhere.")
     ] = TargetName.cpu,
     precision: Annotated[QuantizedName, typer.Option(help="fp8 for TensorRT only.")] = QuantizedName.int8,
+    weight_bits: Annotated[
+        int, typer.Option(min=7, max=8, help="7: no sum saturates on processors without VNNI; a little less accurate.")
+    ] = 8,
     max_drop: Annotated[
         float,
         typer.Option(
@@ -106,6 +109,7 @@ def quantize(
     options = QuantizeOptions(
         target=target.value,
         precision=precision.value,
+        weight_bits=7 if weight_bits == 7 else 8,
         float_precision=float_precision.value if float_precision else None,
         method=method.value if method else None,
         images=images,
@@ -145,8 +149,9 @@ def _rendered(bundle: Path, output: Path, made: Bundle) -> RenderableType:
         _size(made),
     )
     correction = "corrected biases" if record.bias_correction else "biases as they were"
+    bits = "" if record.weight_bits == 8 else f", weights of {record.weight_bits} bits"
     lines: list[RenderableType] = [
-        f"{output}: {made.name} {made.precision} for {record.target}, the rest in {record.float_precision}, "
+        f"{output}: {made.name} {made.precision} for {record.target}{bits}, the rest in {record.float_precision}, "
         f"partition {made.partition}",
         f"calibrated by {record.method} on {record.calibration.count} images, {correction}",
         table,

@@ -53,11 +53,24 @@ def describe_capability(machine: str, flags: frozenset[str]) -> str:
     return " ".join([machine, *[name for name in _VECTOR_EXTENSIONS if name in flags][:1]])
 
 
+def products_saturate(flags: frozenset[str]) -> bool:
+    """Tell if a processor's quickest int8 arithmetic adds two products in 16 bits, and saturates there.
+
+    Source: VPMADDUBSW in Intel's manual, which AVX2 and AVX-512 have and VNNI's VPDPBUSD replaces.
+    """
+    return "avx2" in flags and flags.isdisjoint({"avx_vnni", "avx512_vnni"})
+
+
 @cache
+def read_cpuinfo() -> tuple[str | None, frozenset[str]]:
+    """Return what `parse_cpuinfo` makes of this machine's `/proc/cpuinfo`: nothing where that is missing."""
+    path = Path("/proc/cpuinfo")
+    return parse_cpuinfo(path.read_text(errors="replace") if path.is_file() else "")
+
+
 def cpu_record() -> DeviceRecord:
     """Describe this machine's processor; where `/proc/cpuinfo` is missing, by its architecture alone."""
-    path = Path("/proc/cpuinfo")
-    name, flags = parse_cpuinfo(path.read_text(errors="replace") if path.is_file() else "")
+    name, flags = read_cpuinfo()
     machine = platform.machine() or "unknown"
     return DeviceRecord(
         device="cpu", name=name or platform.processor() or machine, capability=describe_capability(machine, flags)

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from parnet_deploy.artifacts.quantization import Target
 from parnet_deploy.artifacts.schemas import Bundle, DeviceRecord, Precision
+from parnet_deploy.engines.cpu import products_saturate
 from parnet_deploy.errors import EngineError
 
 # Targets whose form a backend can read, and those among them that it turns into integer arithmetic.
@@ -19,6 +20,9 @@ _RUNS_IN_INTEGERS: dict[str, tuple[Target, ...]] = {**_READS, "onnxruntime": ("c
 
 # ONNX Runtime has no bfloat16 convolution for processors; ncnn takes float32 alone.
 _COMPUTES_BFLOAT16 = ("openvino", "tensorrt", "null")
+
+# OpenVINO has no other kernels for processors whose products saturate; ONNX Runtime has, and takes them.
+_SATURATES = ("openvino",)
 
 # Tensor cores compute in float8 from Ada Lovelace (8.9) on, in bfloat16 from Ampere (8.0) on.
 _LEAST_CAPABILITY: dict[Precision, int] = {"fp8": 89, "bf16": 80}
@@ -71,4 +75,16 @@ def slow_form(bundle: Bundle, backend: str) -> str | None:
     return (
         f"quantised for {bundle.quantization.target}: {backend} computes it in float, no faster than float32; for "
         f"{backend} quantise with --target {_RUNS_IN_INTEGERS[backend][0]}"
+    )
+
+
+def saturating_form(bundle: Bundle, backend: str, flags: frozenset[str]) -> str | None:
+    """Say why a processor with these feature flags will answer a quantised bundle otherwise than asked, or nothing."""
+    if bundle.quantization is None or bundle.quantization.weight_bits == 7:
+        return None
+    if backend not in _SATURATES or slow_form(bundle, backend) is not None or not products_saturate(flags):
+        return None
+    return (
+        f"this processor has no VNNI, and {backend}'s int8 sums may saturate on it: verify and evaluate the plan, or "
+        "quantise with --weight-bits 7"
     )

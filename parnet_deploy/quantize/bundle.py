@@ -49,7 +49,7 @@ def quantize_bundle(
 
     Raises:
         ArtifactError: the bundle is damaged, or the output exists.
-        QuantizationError: a bundle that is not fused or not float32, or a target that has no such precision.
+        QuantizationError: a bundle that is not fused or not float32, or a target that has no such precision or bits.
         ExportError: no partition of that name.
         DataError: images or labels that cannot be used.
         CheckFailedError: more accuracy is lost than may be; nothing is written.
@@ -134,6 +134,7 @@ class _Writer:
         left = tuple(layer for layer in source.layers if layer.name not in kept)
         quantization = Quantization(
             target=options.target,
+            weight_bits=options.weight_bits,
             float_precision=source.float_precision,
             method=self.choice.method,
             bias_correction=bool(recipe.shifts),

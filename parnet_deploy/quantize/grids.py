@@ -34,6 +34,8 @@ class Grid:
 
 UINT8 = Grid(np.dtype(np.uint8), 0, 255, is_symmetric=False)
 INT8 = Grid(np.dtype(np.int8), -127, 127, is_symmetric=True)
+# The sum of two products with unsigned 8 bits fits into 16: 2 * 255 * 63 = 32130.
+INT7 = Grid(np.dtype(np.int8), -63, 63, is_symmetric=True)
 # E4M3FN: 4 bits of exponent, 3 of mantissa, no infinity (Micikevicius et al. 2022).
 FLOAT8 = Grid(np.dtype(ml_dtypes.float8_e4m3fn), -448, 448, is_symmetric=True)
 

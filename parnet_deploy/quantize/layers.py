@@ -3,24 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Collection
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import onnx_ir as ir
 
-from parnet_deploy.artifacts.quantization import LayerKind, Target
+from parnet_deploy.artifacts.quantization import LayerKind, Target, WeightBits
 from parnet_deploy.artifacts.schemas import Precision
 from parnet_deploy.errors import EXPORT_AGAIN, QuantizationError
 from parnet_deploy.graphs.nodes import block_of
 from parnet_deploy.graphs.operations import multiply_accumulates
-from parnet_deploy.quantize.grids import FLOAT8, INT8, UINT8, Grid
+from parnet_deploy.quantize.grids import FLOAT8, INT7, INT8, UINT8, Grid
 
 
 @dataclass(frozen=True)
 class Form:
     """The Q/DQ that a target's engines turn into integer arithmetic.
 
-    Weights are symmetric int8 (or float8) per output channel everywhere. `quantizes_results`: a layer's own result is
-    quantised too. `quantizes_bias`: the bias is int32 in units of the product of input and weight scale.
+    Weights are symmetric int8 (of 8 bits or 7) or float8, per output channel everywhere. `quantizes_results`: a layer's
+    own result is quantised too. `quantizes_bias`: the bias is int32 in units of the product of input and weight scale.
     """
 
     activations: Grid
@@ -40,12 +40,24 @@ FORMS: dict[tuple[Target, Precision], Form] = {
 }
 
 
-def form_for(target: Target, precision: Precision) -> Form:
-    """Return the form of a target; raise `QuantizationError` if its engines do not compute in the precision."""
+def form_for(target: Target, precision: Precision, weight_bits: WeightBits = 8) -> Form:
+    """Return the form of a target.
+
+    Raises:
+        QuantizationError: the target's engines do not compute in the precision, or nothing is gained by 7 bits.
+    """
     if (target, precision) not in FORMS:
         taken = ", ".join(f"{name} {found}" for name, found in FORMS)
         raise QuantizationError(f"target {target!r} has no {precision}", remedy=f"there are: {taken}")
-    return FORMS[target, precision]
+    form = FORMS[target, precision]
+    if weight_bits == 8:
+        return form
+    if target == "tensorrt":
+        raise QuantizationError(
+            "weights of 7 bits are for processors without VNNI; target 'tensorrt' is GPUs, whose sums do not saturate",
+            remedy="leave out --weight-bits",
+        )
+    return replace(form, weights=INT7)
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ import numpy as np
 import onnx_ir as ir
 
 from parnet_deploy.artifacts.folders import OpenBundle
-from parnet_deploy.artifacts.quantization import Method, Target
+from parnet_deploy.artifacts.quantization import Method, Target, WeightBits
 from parnet_deploy.artifacts.schemas import Precision, Stage
 from parnet_deploy.errors import QuantizationError
 from parnet_deploy.graphs.join import join_stages
@@ -25,13 +25,15 @@ FloatPrecision = Literal["fp32", "fp16"]
 class QuantizeOptions:
     """How to quantise.
 
-    `float_precision` is of what is not quantised, by default fp16 for TensorRT and fp32 for processors. `method` is
-    chosen by measurement unless it is named. `images` calibrate. At most `max_drop` points may be lost; layers with at
-    most `max_float_share` of the operations may stay in float for that. `partition` cuts the graph anew.
+    `weight_bits` of 7 keep sums from saturating on processors without VNNI. `float_precision` is of what is not
+    quantised, by default fp16 for TensorRT and fp32 for processors. `method` is chosen by measurement unless it is
+    named. `images` calibrate. At most `max_drop` points may be lost; layers with at most `max_float_share` of the
+    operations may stay in float for that. `partition` cuts the graph anew.
     """
 
     target: Target = "cpu"
     precision: Precision = "int8"
+    weight_bits: WeightBits = 8
     float_precision: FloatPrecision | None = None
     method: Method | None = None
     images: int = 256
@@ -74,7 +76,7 @@ def read_source(opened: OpenBundle, options: QuantizeOptions) -> Source:
     """Put the bundle's stages together and look for its layers.
 
     Raises:
-        QuantizationError: a bundle that is not fused or not float32, or a target that has no such precision.
+        QuantizationError: a bundle that is not fused or not float32, or a target that has no such precision or bits.
         ExportError: no partition of that name.
     """
     manifest = opened.manifest
@@ -88,7 +90,7 @@ def read_source(opened: OpenBundle, options: QuantizeOptions) -> Source:
         raise QuantizationError(
             f"the bundle is {manifest.precision} already", where=opened.folder, remedy="export with --precision fp32"
         )
-    form = form_for(options.target, options.precision)
+    form = form_for(options.target, options.precision, options.weight_bits)
     name = options.partition or manifest.partition
     stages = partition(manifest.network, name)
     models = [ir.load(opened.file_of(stage.name)) for stage in manifest.stages]

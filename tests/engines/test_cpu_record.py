@@ -6,7 +6,13 @@ import os
 
 import pytest
 
-from parnet_deploy.engines.cpu import available_cores, cpu_record, describe_capability, parse_cpuinfo
+from parnet_deploy.engines.cpu import (
+    available_cores,
+    cpu_record,
+    describe_capability,
+    parse_cpuinfo,
+    products_saturate,
+)
 
 X86 = """processor\t: 0
 vendor_id\t: GenuineIntel
@@ -42,6 +48,21 @@ def test_cpuinfo_of_an_x86_and_an_arm_processor() -> None:
 )
 def test_capability_is_the_widest_vector_extension(flags: set[str], expected: str) -> None:
     assert describe_capability("x86_64", frozenset(flags)) == expected
+
+
+@pytest.mark.parametrize(
+    ("flags", "expected"),
+    [
+        ({"avx2"}, True),
+        ({"avx2", "avx512f"}, True),
+        ({"avx2", "avx_vnni"}, False),
+        ({"avx2", "avx512f", "avx512_vnni", "amx_int8"}, False),
+        ({"asimd", "asimddp"}, False),
+        (set(), False),
+    ],
+)
+def test_products_saturate_without_vnni(flags: set[str], expected: bool) -> None:
+    assert products_saturate(frozenset(flags)) is expected
 
 
 def test_this_machine_is_described() -> None:

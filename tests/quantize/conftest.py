@@ -59,16 +59,22 @@ def photographs(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def small_quantized(
     small_bundle: Path, photographs: Path, tmp_path_factory: pytest.TempPathFactory
-) -> Callable[[str, str, str], Path]:
-    """A function (target, precision, partition) that returns the small network quantised so; each is made once."""
-    made: dict[tuple[str, str, str], Path] = {}
+) -> Callable[..., Path]:
+    """A function (target, precision, partition, weight_bits=8) that returns the small network quantised so, once."""
+    made: dict[tuple[str, str, str, int], Path] = {}
 
-    def get(target: str, precision: str, partition: str) -> Path:
-        key = target, precision, partition
+    def get(target: str, precision: str, partition: str, weight_bits: int = 8) -> Path:
+        key = target, precision, partition, weight_bits
         if key not in made:
-            output = tmp_path_factory.mktemp("quantized") / "-".join(key)
+            output = tmp_path_factory.mktemp("quantized") / "-".join(map(str, key))
             options = QuantizeOptions(
-                target=target, precision=precision, partition=partition, method="min-max", images=12, max_drop=100
+                target=target,
+                precision=precision,
+                weight_bits=weight_bits,
+                partition=partition,
+                method="min-max",
+                images=12,
+                max_drop=100,
             )
             quantize_bundle(small_bundle, str(photographs), output, options)
             made[key] = output

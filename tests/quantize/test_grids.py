@@ -9,13 +9,24 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from onnx import TensorProto, helper
 
-from parnet_deploy.quantize.grids import FLOAT8, INT8, UINT8, Grid, Steps, from_grid, steps_for, to_grid, weight_steps
+from parnet_deploy.quantize.grids import (
+    FLOAT8,
+    INT7,
+    INT8,
+    UINT8,
+    Grid,
+    Steps,
+    from_grid,
+    steps_for,
+    to_grid,
+    weight_steps,
+)
 
 GRIDS = {"uint8": UINT8, "int8": INT8, "float8": FLOAT8}
 ENDS = st.tuples(st.floats(-1e4, 1e4, width=32), st.floats(-1e4, 1e4, width=32)).map(sorted)
 
 
-@given(ENDS, st.sampled_from([UINT8, INT8]))
+@given(ENDS, st.sampled_from([UINT8, INT8, INT7]))
 @example([0.0, 0.0], UINT8)
 @example([-0.278, 12.5], UINT8)
 def test_what_is_in_range_is_off_by_half_a_step_at_most(ends: list[float], grid: Grid) -> None:
@@ -32,7 +43,7 @@ def test_what_is_in_range_is_off_by_half_a_step_at_most(ends: list[float], grid:
     assert error[inside].max(initial=0.0) <= 0.5 * scale * (1 + 1e-4) + 1e-6 * max(-low, high)
 
 
-@given(ENDS, st.sampled_from([UINT8, INT8, FLOAT8]), st.sampled_from([np.float32, np.float16]))
+@given(ENDS, st.sampled_from([UINT8, INT8, INT7, FLOAT8]), st.sampled_from([np.float32, np.float16]))
 def test_zero_is_exact_and_scales_are_of_their_type(ends: list[float], grid: Grid, float_type: type) -> None:
     steps = steps_for(*ends, grid, float_type)
     assert steps.scale.dtype == float_type
@@ -59,6 +70,13 @@ def test_weights_have_a_scale_per_output_channel() -> None:
     steps = weight_steps(weight, INT8)
     assert steps.scale.tolist() == pytest.approx([0.01, 1.0, 2.0])
     assert to_grid(weight, steps, INT8).tolist() == [[[127, -64]], [[0, 0]], [[-127, 1]]]
+
+
+def test_two_products_with_weights_of_seven_bits_fit_into_sixteen() -> None:
+    largest = np.iinfo(np.int16).max
+    assert 2 * UINT8.high * INT7.high <= largest < 2 * UINT8.high * INT8.high
+    assert INT7.low == -INT7.high
+    assert INT7.high == 2 ** (7 - 1) - 1
 
 
 @pytest.mark.parametrize("kind", GRIDS)

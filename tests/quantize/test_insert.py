@@ -18,7 +18,12 @@ from parnet_deploy.quantize.layers import FORMS, Form, find_layers, form_for, pl
 from parnet_deploy.quantize.measure import observe
 from tests.quantize.small_graphs import images, one_convolution, skip_network
 
-FORM_NAMES = [f"{target}-{precision}" for target, precision in FORMS]
+EVERY_FORM = {
+    **{f"{target}-{precision}": form for (target, precision), form in FORMS.items()},
+    "cpu-int8-7": form_for("cpu", "int8", 7),
+    "openvino-int8-7": form_for("openvino", "int8", 7),
+}
+every_form = pytest.mark.parametrize("form", EVERY_FORM.values(), ids=EVERY_FORM)
 
 
 def quantized(
@@ -40,7 +45,7 @@ def kinds(model: ir.Model) -> list[str]:
     return [node.op_type for node in model.graph]
 
 
-@pytest.mark.parametrize("form", FORMS.values(), ids=FORM_NAMES)
+@every_form
 def test_weights_are_what_the_formula_says(form: Form) -> None:
     model = skip_network()
     result, recipe = quantized(model, form, images(1))
@@ -68,7 +73,7 @@ def test_weights_are_what_the_formula_says(form: Form) -> None:
         assert np.array_equal(after["stem.bias"], before["stem.bias"])
 
 
-@pytest.mark.parametrize("form", FORMS.values(), ids=FORM_NAMES)
+@every_form
 def test_every_layer_in_float_is_the_float_graph_to_the_bit(form: Form) -> None:
     model, batch = skip_network(), images(1)
     names = tuple(layer.name for layer in find_layers(model))
@@ -80,7 +85,7 @@ def test_every_layer_in_float_is_the_float_graph_to_the_bit(form: Form) -> None:
     assert np.array_equal(found, run_graph(model, {"image": batch}, (LOGITS,))[LOGITS])
 
 
-@pytest.mark.parametrize("form", FORMS.values(), ids=FORM_NAMES)
+@every_form
 def test_a_layer_in_float_keeps_its_weights_and_what_it_reads(form: Form) -> None:
     model, batch = skip_network(), images(1)
     result, _ = quantized(model, form, batch, ("block/0/gate", "head/fc"))
@@ -116,7 +121,7 @@ def test_forms_place_their_pairs() -> None:
 @settings(max_examples=15)
 @given(
     st.integers(0, 2**32 - 1),
-    st.sampled_from([form for form in FORMS.values() if form.weights.is_integer]),
+    st.sampled_from([form for form in EVERY_FORM.values() if form.weights.is_integer]),
     st.integers(1, 5),
     st.integers(1, 5),
     st.booleans(),
@@ -145,7 +150,7 @@ def test_one_layer_is_off_by_no_more_than_its_steps(
     assert (np.abs(found[0] - expected[0]) <= bound * (1 + 1e-3) + 1e-5).all()
 
 
-@pytest.mark.parametrize("form", FORMS.values(), ids=FORM_NAMES)
+@every_form
 def test_the_source_is_untouched(form: Form) -> None:
     model = skip_network()
     before = ir.to_proto(model).SerializeToString(deterministic=True)

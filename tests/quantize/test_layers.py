@@ -13,7 +13,7 @@ from parnet_deploy.errors import QuantizationError
 from parnet_deploy.graphs.operations import count_gflop
 from parnet_deploy.graphs.run import with_free_batch
 from parnet_deploy.planning.partition import LOGITS
-from parnet_deploy.quantize.grids import steps_for
+from parnet_deploy.quantize.grids import INT8, steps_for
 from parnet_deploy.quantize.insert import Recipe, insert_qdq
 from parnet_deploy.quantize.layers import FORMS, find_layers, form_for, place_qdq
 from parnet_deploy.quantize.measure import MOST_DB, agreement, logits_of, measure_shifts, observe, run_over, sqnr_db
@@ -48,6 +48,17 @@ def test_forms_are_for_what_targets_compute() -> None:
     assert set(FORMS) == {("cpu", "int8"), ("openvino", "int8"), ("tensorrt", "int8"), ("tensorrt", "fp8")}
     with pytest.raises(QuantizationError, match="target 'cpu' has no fp8"):
         form_for("cpu", "fp8")
+
+
+def test_weights_of_seven_bits_are_for_processors() -> None:
+    for target in ("cpu", "openvino"):
+        form = form_for(target, "int8", 7)
+        assert (form.weights.low, form.weights.high) == (-63, 63)
+        assert replace(form, weights=INT8) == form_for(target, "int8")
+    for precision in ("int8", "fp8"):
+        with pytest.raises(QuantizationError, match="GPUs, whose sums do not saturate") as refused:
+            form_for("tensorrt", precision, 7)
+        assert "leave out --weight-bits" in str(refused.value)
 
 
 def test_any_number_of_images_gives_what_single_ones_give() -> None:
