@@ -11,7 +11,7 @@ from functools import partial
 from pathlib import Path
 
 from benchmarks.cases import PARNETS, PRESETS, RESNETS, Case, Effort, cases_of
-from benchmarks.harness import Place, Step, collect, contenders_with, run_steps, steps_of, versions
+from benchmarks.harness import Place, Step, collect, contenders_with, run_steps, steps_of, versions, wait_for_quiet
 from benchmarks.records import Results, Sitting, with_sitting
 from parnet_deploy import __version__
 from parnet_deploy.artifacts.files import read_manifest, replacing_file, write_manifest
@@ -117,7 +117,8 @@ def main() -> int:
     path = arguments.results / f"{name}{'' if arguments.preset == 'full' else f'-{arguments.preset}'}.json"
     is_complete = True
     if not arguments.report_only:
-        load = os.getloadavg()[0]
+        is_timed = bool(undone) and arguments.preset != "tiny"
+        load = wait_for_quiet(machine.usable_cores, log) if is_timed else os.getloadavg()[0]
         until = None if arguments.budget is None else time.monotonic() + 60 * arguments.budget
         is_complete = run_steps(steps, place, until=until, log=log)
         found = collect(cases, contenders, place)

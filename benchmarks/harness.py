@@ -40,6 +40,9 @@ PACKAGES = (
 )
 # A run that takes longer has hung; ParNet-XL at 320 pixels and batch 32 takes about two minutes.
 _PATIENCE_S = 1800
+# Of each core: more, and others are at work on the machine. It is looked at every five seconds, for three minutes.
+QUIET_LOAD = 0.25
+_QUIET_WITHIN_S, _LOOK_S = 180, 5
 
 Log = Callable[[str], None]
 
@@ -99,6 +102,29 @@ def steps_of(cases: Sequence[tuple[Case, Effort]], contenders: Callable[[Case], 
         for turn in range(-1, effort.rounds):
             for contender in contenders(case):
                 yield Step(case, effort, contender, turn)
+
+
+def wait_for_quiet(
+    cores: int,
+    log: Log,
+    *,
+    load: Callable[[], float] = lambda: os.getloadavg()[0],
+    sleep: Callable[[float], None] = time.sleep,
+) -> float:
+    """Wait until the machine has been quiet for about a minute, which is what its load tells; return the load.
+
+    So the load of a benchmark before this one is not taken for somebody else's. Where it does not fall within three
+    minutes, others are at work, and the page will say so.
+    """
+    found, quiet = load(), QUIET_LOAD * cores
+    if found > quiet:
+        log(f"waiting for the load of {found:.1f} to fall to {quiet:g}")
+    for _ in range(0, _QUIET_WITHIN_S, _LOOK_S):
+        if found <= quiet:
+            break
+        sleep(_LOOK_S)
+        found = load()
+    return found
 
 
 def contenders_with(case: Case, device: str, preset: str, plans: Sequence[tuple[str, Path]]) -> tuple[Contender, ...]:

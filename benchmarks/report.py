@@ -7,6 +7,7 @@ from pathlib import Path
 
 from benchmarks.accuracies import ACCURACIES, Accuracy
 from benchmarks.cases import BASELINE, CUDA_BASELINE
+from benchmarks.harness import QUIET_LOAD
 from benchmarks.plots import accuracy_png, latency_png
 from benchmarks.records import CaseResult, ContenderResult, Results, Sitting
 from benchmarks.summary import Line, baseline_of, best, compare, lines_of, milliseconds, peak_gflop_s
@@ -21,8 +22,6 @@ _PROMISED_INT8 = {"parnet_l": {"eager, unfused": 5.0, BASELINE: 3.0}}
 _SAME_ENGINE = "parnet-deploy, onnxruntime, whole"
 _AGAINST = {BASELINE: "against plain fused ONNX Runtime", CUDA_BASELINE: "against eager, channels_last, graph"}
 _BITS = {"fp32": "float32", "fp16": "float16"}
-# Of each core.
-_BUSY_LOAD = 0.25
 
 
 def write_report(results: Sequence[Results], names: Sequence[str], page: Path) -> None:
@@ -41,7 +40,7 @@ def _machine_section(results: Results, name: str, folder: Path) -> list[str]:
     lines = [f"## {title}" if results.device == "cpu" else f"## {title}, {machine.processor}"]
     for sitting in results.sittings:
         lines += ["", _sitting(sitting, are_all=len(results.sittings) == 1)]
-        if sitting.load_at_start > _BUSY_LOAD * sitting.machine.usable_cores:
+        if sitting.load_at_start > QUIET_LOAD * sitting.machine.usable_cores:
             lines += [
                 "",
                 f"**Not a quiet machine**: its load was {sitting.load_at_start:.1f} when the benchmark began. The "

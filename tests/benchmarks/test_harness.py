@@ -59,6 +59,19 @@ def test_runs_are_found_again_when_the_machine_has_more_to_do(monkeypatch: pytes
     assert len(keys) == 1
 
 
+def test_a_benchmark_waits_for_the_load_of_what_ran_before() -> None:
+    loads, slept, said = [1.9, 1.2, 0.5], list[float](), list[str]()
+    assert harness.wait_for_quiet(2, said.append, load=lambda: loads.pop(0), sleep=slept.append) == 0.5
+    assert slept == [5, 5]
+    assert said == ["waiting for the load of 1.9 to fall to 0.5"]
+
+
+def test_a_busy_machine_is_measured_all_the_same() -> None:
+    slept: list[float] = []
+    assert harness.wait_for_quiet(2, lambda _: None, load=lambda: 3.0, sleep=slept.append) == 3.0
+    assert sum(slept) == 180
+
+
 def test_all_are_prepared_and_then_take_turns() -> None:
     expected = [("a", -1), ("b", -1), ("a", 0), ("b", 0), ("a", 1), ("b", 1)]
     assert [(step.contender.name, step.turn) for step in steps()] == expected
