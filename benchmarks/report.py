@@ -38,14 +38,8 @@ def _machine_section(results: Results, name: str, folder: Path) -> list[str]:
     machine = results.sittings[-1].machine
     title = f"{machine.processor}, {machine.usable_cores} cores" if results.device == "cpu" else results.device
     lines = [f"## {title}" if results.device == "cpu" else f"## {title}, {machine.processor}"]
-    for sitting in results.sittings:
-        lines += ["", _sitting(sitting, are_all=len(results.sittings) == 1)]
-        if sitting.load_at_start > QUIET_LOAD * sitting.machine.usable_cores:
-            lines += [
-                "",
-                f"**Not a quiet machine**: its load was {sitting.load_at_start:.1f} when the benchmark began. The "
-                "figures show that the harness works, and little else.",
-            ]
+    for setting, sittings in _by_setting(results.sittings).items():
+        lines += ["", setting, "", *(f"- {_sitting(sitting)}" for sitting in sittings)]
     precision = "fp32" if results.device == "cpu" else "fp16"
     headline = [case for case in results.cases if case.batch == 1 and case.pixels == min(_pixels(results))]
     parnets = [case for case in headline if case.network.startswith("parnet")]
@@ -64,18 +58,30 @@ def _machine_section(results: Results, name: str, folder: Path) -> list[str]:
     return lines
 
 
-def _sitting(sitting: Sitting, *, are_all: bool) -> str:
-    """Say when and on what cases were measured, and which, if there are others."""
-    machine = sitting.machine
-    versions = ", ".join(f"{package} {version}" for package, version in sitting.versions.items())
+def _by_setting(sittings: Sequence[Sitting]) -> dict[str, list[Sitting]]:
+    """Return the sittings by what they have in common: the machine and the versions, in words."""
+    found: dict[str, list[Sitting]] = {}
+    for sitting in sittings:
+        machine = sitting.machine
+        versions = ", ".join(f"{package} {version}" for package, version in sitting.versions.items())
+        setting = f"{machine.system}, {machine.memory_bytes / 2**30:.0f} GiB, {machine.python}; {versions}:"
+        found.setdefault(setting, []).append(sitting)
+    return found
+
+
+def _sitting(sitting: Sitting) -> str:
+    """Say when which cases were measured, and whether the machine was quiet."""
     sizes: dict[str, list[str]] = {}
     for case in sitting.cases:
         sizes.setdefault(f"{case.pixels} px, batch {case.batch}", []).append(case.network)
-    what = "" if are_all else "; ".join(f"{size}: {', '.join(networks)}" for size, networks in sizes.items())
-    return (
-        f"{machine.system}, {machine.memory_bytes / 2**30:.0f} GiB, {machine.python}; {versions}. Measured "
-        f"{sitting.created[:10]} by parnet-deploy {sitting.tool_version}{what and ': '}{what}."
+    what = "; ".join(f"{size}: {', '.join(networks)}" for size, networks in sizes.items())
+    text = f"{sitting.created[:10]} by parnet-deploy {sitting.tool_version}: {what}"
+    if sitting.load_at_start <= QUIET_LOAD * sitting.machine.usable_cores:
+        return text
+    load = (
+        f"its load was {sitting.load_at_start:.1f} when the benchmark began, so others were at work, or had just been"
     )
+    return f"{text}. **Not a quiet machine**: {load}"
 
 
 def _pixels(results: Results) -> set[int]:

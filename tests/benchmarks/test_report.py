@@ -90,8 +90,9 @@ def test_what_is_measured_again_takes_the_place_of_what_was(
     assert first not in results.cases
 
     text = page_of(tmp_path, results)
-    assert "Measured 2026-01-02 by parnet-deploy 0: 224 px, batch 1: resnet50; 224 px, batch 8: parnet_l." in text
-    assert "Measured 2026-02-03 by parnet-deploy 0: 320 px, batch 1: parnet_l; 224 px, batch 1: parnet_l." in text
+    assert "\n- 2026-01-02 by parnet-deploy 0: 224 px, batch 1: resnet50; 224 px, batch 8: parnet_l\n" in text
+    assert "\n- 2026-02-03 by parnet-deploy 0: 320 px, batch 1: parnet_l; 224 px, batch 1: parnet_l\n" in text
+    assert text.count("s, 16 GiB, p; onnxruntime 1:") == 1
     assert "| **parnet-deploy, ncnn, whole** | 60.0 (54.0 to 66.0) |" in text
 
     # A sitting of which nothing is left goes.
