@@ -85,6 +85,6 @@ def saturating_form(bundle: Bundle, backend: str, flags: frozenset[str]) -> str 
     if backend not in _SATURATES or slow_form(bundle, backend) is not None or not products_saturate(flags):
         return None
     return (
-        f"this processor has no VNNI, and {backend}'s int8 sums may saturate on it: verify and evaluate the plan, or "
-        "quantise with --weight-bits 7"
+        f"this processor has no VNNI, and {backend}'s int8 sums may saturate on it: compare the plan with its bundle "
+        "(parnet-deploy verify BUNDLE PLAN --tolerance 0.05), or quantise with --weight-bits 7"
     )
